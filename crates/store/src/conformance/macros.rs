@@ -1,0 +1,219 @@
+//! The macros that make tests of facts.
+
+/// One `#[test]` per named fact of a port's module.
+#[macro_export]
+macro_rules! conformance_facts {
+    ($port:ident, $make:expr, [$($fact:ident),* $(,)?]) => {
+        mod $port {
+            #[allow(unused_imports, reason = "the expression may name anything around the suite")]
+            use super::*;
+            $(
+                #[test]
+                fn $fact() {
+                    $crate::conformance::check(async {
+                        $crate::conformance::$port::$fact($make()).await;
+                    });
+                }
+            )*
+        }
+    };
+}
+
+/// The facts of every port that the embedded store has.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($name:ident, $make:expr) => {
+        mod $name {
+            use super::*;
+            $crate::conformance_links!($make);
+            $crate::conformance_listing!($make);
+            $crate::conformance_domains!($make);
+            $crate::conformance_idempotency!($make);
+            $crate::conformance_keys!($make);
+            $crate::conformance_pool!($make);
+            $crate::conformance_ranges!($make);
+            $crate::conformance_meta!($make);
+            $crate::conformance_durability!($make);
+        }
+    };
+}
+
+/// `LinkReader` and `LinkWriter`.
+#[macro_export]
+macro_rules! conformance_links {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            links,
+            $make,
+            [
+                created_links_are_read_back_as_they_were_given,
+                unknown_codes_are_absent,
+                a_taken_code_is_refused,
+                codes_differ_by_domain_and_by_case,
+                deleted_codes_are_never_given_out_again,
+                concurrent_creates_of_one_code_have_one_winner,
+                a_batch_answers_row_by_row,
+                an_empty_batch_is_done,
+                links_of_one_instant_keep_their_order,
+                a_patch_changes_what_it_names_and_nothing_else,
+                a_patch_can_clear_what_is_optional,
+                changes_need_the_right_owner_and_version,
+                concurrent_patches_with_one_version_have_one_winner,
+                a_deleted_link_leaves_a_tombstone,
+                claims_stop_at_the_limit,
+                concurrent_claims_never_exceed_the_limit,
+                claims_are_denied_out_of_force,
+                claims_without_a_limit_are_granted_and_not_counted,
+                the_largest_limit_is_kept,
+                restored_rows_are_as_they_were,
+                restored_rows_never_replace_others,
+                a_write_whose_deadline_has_passed_is_not_acknowledged,
+                all_versions_answer_a_read_with_a_minimum,
+            ]
+        );
+    };
+}
+
+/// `LinkQuery`.
+#[macro_export]
+macro_rules! conformance_listing {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            listing,
+            $make,
+            [
+                every_filter_and_order_lists_exactly_its_links,
+                text_is_found_without_regard_to_case,
+                text_is_literal,
+                changed_links_are_found_by_their_new_words_only,
+                deleted_links_are_not_listed,
+                a_cursor_of_another_query_is_refused,
+                paging_misses_and_repeats_nothing_while_links_come,
+                paging_goes_on_when_the_last_link_was_deleted,
+                limits_are_kept,
+                exports_hold_everything_in_order_of_creation,
+                the_count_follows,
+            ]
+        );
+    };
+}
+
+/// `DomainStore`.
+#[macro_export]
+macro_rules! conformance_domains {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            domains,
+            $make,
+            [hosts_get_numbers_once, concurrent_registrations_agree,]
+        );
+    };
+}
+
+/// `IdempotencyStore`.
+#[macro_export]
+macro_rules! conformance_idempotency {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            idempotency,
+            $make,
+            [
+                the_first_attempt_is_fresh_and_others_wait,
+                a_completed_write_is_answered_again,
+                another_request_under_the_same_key_is_a_mismatch,
+                an_attempt_whose_lease_ran_out_is_resumed_with_its_choice,
+                an_abandoned_attempt_is_forgotten,
+                a_completed_write_can_not_be_abandoned_or_completed_anew,
+                scopes_are_apart,
+                old_keys_are_purged,
+                concurrent_attempts_have_one_first,
+            ]
+        );
+    };
+}
+
+/// `KeyStore`.
+#[macro_export]
+macro_rules! conformance_keys {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            keys,
+            $make,
+            [
+                keys_are_found_by_their_hash,
+                a_key_without_owner_founds_one,
+                a_repeated_key_is_the_same_key,
+                keys_are_revoked_once,
+                the_setup_secret_works_once,
+                concurrent_setups_make_one_key,
+            ]
+        );
+    };
+}
+
+/// `CodePool`.
+#[macro_export]
+macro_rules! conformance_pool {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            pool,
+            $make,
+            [an_empty_pool_gives_nothing, rows_come_out_once, concurrent_claims_share_nothing,]
+        );
+    };
+}
+
+/// `RangeLeases`.
+#[macro_export]
+macro_rules! conformance_ranges {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            ranges,
+            $make,
+            [
+                leases_do_not_overlap,
+                rests_come_back_once,
+                only_what_was_leased_can_be_given_back,
+                concurrent_leases_do_not_overlap,
+            ]
+        );
+    };
+}
+
+/// `MetaStore`.
+#[macro_export]
+macro_rules! conformance_meta {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            meta,
+            $make,
+            [
+                settings_are_kept,
+                the_first_of_two_inserts_wins,
+                a_day_has_one_secret,
+                secrets_are_destroyed_two_days_later,
+            ]
+        );
+    };
+}
+
+/// Everything that must survive a restart or a crash, over all ports.
+#[macro_export]
+macro_rules! conformance_durability {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            durability,
+            $make,
+            [
+                acknowledged_writes_survive_a_crash,
+                acknowledged_writes_survive_a_restart,
+                claimed_clicks_survive_a_crash,
+                ranges_are_never_leased_again_after_a_crash,
+                rests_given_back_survive_a_restart_and_come_out_once,
+                claimed_codes_do_not_come_back,
+                running_attempts_are_resumed_after_a_crash,
+                order_goes_on_after_a_restart,
+            ]
+        );
+    };
+}

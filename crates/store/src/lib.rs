@@ -1,0 +1,11 @@
+//! All SQL of shunt: the embedded SQLite store and the conformance suite.
+//!
+//! Invariants: a store's primary key is the only judge of a code; "done" means durable; no call
+//! blocks an event loop.
+
+pub mod sqlite;
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+#[cfg(any(test, feature = "conformance"))]
+pub mod model;

@@ -1,0 +1,162 @@
+//! Idempotent writes: what is remembered of them.
+//!
+//! A lease only counts in the life of the store that gave it: the process that held it is gone,
+//! because a data directory has one process.
+
+use rusqlite::{OptionalExtension, params};
+use shunt_domain::ports::{
+    BoxFuture, IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin,
+};
+use shunt_domain::{Deadline, Outcome, StoreError, Timestamp};
+
+use super::SqliteStore;
+use super::error::bad_value;
+use super::state::LinkState;
+use super::writer::Tx;
+
+/// The most rows that one purge deletes.
+const PURGE_ROWS: i64 = 10_000;
+
+/// A scope as stored. Key numbers are counted up from 1, so none is ever this large.
+const fn scope(scope: IdempotencyScope) -> i64 {
+    match scope {
+        IdempotencyScope::Anonymous => i64::MIN,
+        IdempotencyScope::Key(id) => id.0.cast_signed(),
+    }
+}
+
+/// The columns of an earlier attempt.
+struct Attempt {
+    request_hash: Vec<u8>,
+    choice: String,
+    began_at: i64,
+    boot: i64,
+    lease_until: i64,
+    status: Option<u16>,
+    response: Option<Vec<u8>>,
+}
+
+fn begin(tx: &Tx<'_, LinkState>, request: &IdempotentBegin) -> rusqlite::Result<IdempotencyState> {
+    let db = tx.connection;
+    let scope = scope(request.scope);
+    let earlier = db
+        .prepare_cached(
+            "SELECT request_hash, choice, began_at, boot, lease_until, status, response
+             FROM idempotency WHERE scope = ?1 AND key_hash = ?2",
+        )?
+        .query_row(params![scope, request.key_hash], |row| {
+            Ok(Attempt {
+                request_hash: row.get(0)?,
+                choice: row.get(1)?,
+                began_at: row.get(2)?,
+                boot: row.get(3)?,
+                lease_until: row.get(4)?,
+                status: row.get(5)?,
+                response: row.get(6)?,
+            })
+        })
+        .optional()?;
+    let Some(earlier) = earlier else {
+        db.prepare_cached(
+            "INSERT INTO idempotency
+                 (scope, key_hash, request_hash, choice, began_at, boot, lease_until)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            scope,
+            request.key_hash,
+            request.request_hash,
+            request.choice,
+            request.now.as_millis(),
+            tx.state.boot,
+            request.lease_until.as_millis(),
+        ])?;
+        return Ok(IdempotencyState::Fresh);
+    };
+    if earlier.request_hash != request.request_hash {
+        return Ok(IdempotencyState::Mismatch);
+    }
+    if let Some(status) = earlier.status {
+        let response = earlier.response.ok_or_else(|| bad_value(6, "a response is missing"))?;
+        return Ok(IdempotencyState::Done { status, response });
+    }
+    if earlier.boot == tx.state.boot && earlier.lease_until > request.now.as_millis() {
+        return Ok(IdempotencyState::Running);
+    }
+    db.prepare_cached(
+        "UPDATE idempotency SET boot = ?3, lease_until = ?4 WHERE scope = ?1 AND key_hash = ?2",
+    )?
+    .execute(params![
+        scope,
+        request.key_hash,
+        tx.state.boot,
+        request.lease_until.as_millis()
+    ])?;
+    Ok(IdempotencyState::Resume {
+        choice: earlier.choice,
+        began_at: Timestamp::from_millis(earlier.began_at),
+    })
+}
+
+impl IdempotencyStore for SqliteStore {
+    fn begin(
+        &self,
+        request: IdempotentBegin,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<IdempotencyState, StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| begin(tx, &request)))
+    }
+
+    fn complete(
+        &self,
+        key_scope: IdempotencyScope,
+        key_hash: [u8; 32],
+        status: u16,
+        response: Vec<u8>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| {
+            tx.connection
+                .prepare_cached(
+                    "UPDATE idempotency SET status = ?3, response = ?4
+                     WHERE scope = ?1 AND key_hash = ?2 AND status IS NULL",
+                )?
+                .execute(params![scope(key_scope), key_hash, status, response])
+                .map(drop)
+        }))
+    }
+
+    fn abandon(
+        &self,
+        key_scope: IdempotencyScope,
+        key_hash: [u8; 32],
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| {
+            tx.connection
+                .prepare_cached(
+                    "DELETE FROM idempotency
+                     WHERE scope = ?1 AND key_hash = ?2 AND status IS NULL",
+                )?
+                .execute(params![scope(key_scope), key_hash])
+                .map(drop)
+        }))
+    }
+
+    fn purge(
+        &self,
+        before: Timestamp,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<u64, StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| {
+            tx.connection
+                .prepare_cached(
+                    "DELETE FROM idempotency WHERE rowid IN
+                         (SELECT rowid FROM idempotency WHERE began_at < ?1
+                          ORDER BY began_at LIMIT ?2)",
+                )?
+                .execute(params![before.as_millis(), PURGE_ROWS])
+                .map(|rows| rows as u64)
+        }))
+    }
+}
