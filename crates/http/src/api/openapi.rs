@@ -1,0 +1,202 @@
+//! The OpenAPI 3.1 document, generated from the handlers and their types.
+//!
+//! What all operations share (how to authenticate, what can go wrong) is added here from one
+//! table, so that no handler can forget it.
+
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{admin, bulk, dialects, dto, export, links, stats};
+use crate::app::AppState;
+use crate::problem::{PROBLEM_JSON, ProblemBody};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "shunt",
+        description = "Makes short links, follows them and counts the clicks.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    components(schemas(
+        ProblemBody,
+        dto::ExportRow,
+        bulk::RowResult,
+        bulk::Progress,
+        bulk::SummaryLine,
+    )),
+    tags(
+        (name = "links", description = "Make, read, change, delete and move links."),
+        (name = "stats", description = "Clicks."),
+        (name = "keys", description = "API keys; for admins."),
+        (name = "domains", description = "Short-link domains; for admins."),
+        (name = "reference contracts", description = "Small APIs that other programs speak."),
+    ),
+)]
+struct Document;
+
+/// The documented routes.
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(links::create, links::list))
+        .routes(routes!(bulk::batch))
+        .routes(routes!(bulk::import))
+        .routes(routes!(export::export))
+        .routes(routes!(links::get, links::patch, links::delete))
+        .routes(routes!(stats::link_stats))
+        .routes(routes!(admin::list_keys, admin::create_key))
+        .routes(routes!(admin::revoke_key))
+        .routes(routes!(admin::list_domains, admin::create_domain))
+        .routes(routes!(dialects::create_url))
+        .routes(routes!(dialects::create_short))
+}
+
+/// The document, pretty-printed, with a final line break.
+pub fn openapi_json() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        // Our own document always serialises.
+        let mut text = serde_json::to_string_pretty(&document()).unwrap_or_default();
+        text.push('\n');
+        text
+    });
+    &TEXT
+}
+
+fn document() -> Value {
+    let mut document = serde_json::to_value(routes().into_openapi()).unwrap_or_default();
+    if let Some(paths) = document.pointer_mut("/paths").and_then(Value::as_object_mut) {
+        paths.insert("/api/urls/{code}".to_owned(), json!({ "get": redirect_operation() }));
+        for (path, item) in paths.iter_mut() {
+            let Some(item) = item.as_object_mut() else { continue };
+            for (method, operation) in item.iter_mut() {
+                if let Some(operation) = operation.as_object_mut() {
+                    complete(path, method, operation);
+                }
+            }
+        }
+    }
+    if let Some(components) = document.pointer_mut("/components").and_then(Value::as_object_mut) {
+        components.insert("securitySchemes".to_owned(), json!({
+            "bearer": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key: `Authorization: Bearer shunt_…`.",
+            },
+            "apiKey": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-Api-Key",
+                "description": "The same API key in a header of its own.",
+            },
+        }));
+    }
+    document
+}
+
+/// Answered by the listener and not by a handler, so it is described by hand.
+fn redirect_operation() -> Value {
+    let location = json!({
+        "Location": { "description": "The target.", "schema": { "type": "string" } },
+    });
+    let redirect =
+        |text: &str| json!({ "description": text, "headers": location.clone() });
+    let page = |text: &str| {
+        json!({ "description": text, "content": { "text/html": { "schema": { "type": "string" } } } })
+    };
+    json!({
+        "tags": ["reference contracts"],
+        "operationId": "followUrl",
+        "summary": "Follows a short link (reference contract).",
+        "parameters": [{
+            "name": "code",
+            "in": "path",
+            "required": true,
+            "description": "The code.",
+            "schema": { "type": "string", "pattern": "^[0-9A-Za-z_-]{1,128}$" },
+        }],
+        "responses": {
+            "200": page("A preview: the target's host can be mistaken for another."),
+            "301": redirect("A permanent redirect, if the link says so."),
+            "302": redirect("The redirect."),
+            "307": redirect("A redirect that keeps the method, if the link says so."),
+            "308": redirect("A permanent one that keeps the method, if the link says so."),
+            "404": page("There is no such link, or it is not yet valid."),
+            "410": page("Expired, used up, disabled or deleted."),
+            "503": page("The store is unavailable."),
+        },
+    })
+}
+
+/// What can go wrong with any request, and with some.
+fn problems(path: &str, method: &str, has_body: bool) -> Vec<(&'static str, &'static str)> {
+    let creates = matches!(path, "/api/v1/links" | "/api/urls" | "/api/short") && method == "post";
+    let writes = method != "get";
+    let mut all = vec![
+        ("400", "A value, field or parameter breaks a rule; `field` names it."),
+        ("401", "No API key, or not a good one."),
+        ("403", if creates {
+            "The API key lacks the scope, or the request comes from another site's page."
+        } else {
+            "The API key lacks the scope."
+        }),
+        ("501", "The store has no such function."),
+        ("503", "The store gave no answer, or it is not known whether this was done; see `code`."),
+    ];
+    if path.contains('{') {
+        all.push(("404", "There is no such thing, or it is somebody else's."));
+    }
+    if has_body {
+        all.push(("408", "The body did not arrive in time."));
+        all.push(("413", "The body, or a row of it, is too large."));
+        all.push(("415", "The body is of another media type."));
+    }
+    if writes {
+        all.push(("409", "Taken, retired or immutable; or a request with the same idempotency \
+            key is still running."));
+        all.push(("422", "The idempotency key was used for another request."));
+        all.push(("507", "The disk is full, or the code space is used up."));
+    }
+    if path == "/api/v1/links/{code}" && writes {
+        all.push(("412", "The link has another version than `If-Match` names."));
+    }
+    all
+}
+
+fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
+    if path == "/api/urls/{code}" {
+        operation.insert("security".to_owned(), json!([{}]));
+        return;
+    }
+    let creates = matches!(path, "/api/v1/links" | "/api/urls" | "/api/short") && method == "post";
+    let mut security = vec![json!({ "bearer": [] }), json!({ "apiKey": [] })];
+    if creates {
+        security.push(json!({}));
+    }
+    operation.insert("security".to_owned(), Value::Array(security));
+    let has_body = operation.contains_key("requestBody");
+    let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for (status, description) in problems(path, method, has_body) {
+        let mut response = json!({
+            "description": description,
+            "content": {
+                PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } },
+            },
+        });
+        let header = match status {
+            "401" => Some(("WWW-Authenticate", "How to authenticate.")),
+            "412" => Some(("ETag", "The link's version now.")),
+            "503" => Some(("Retry-After", "Seconds to wait.")),
+            _ => None,
+        };
+        if let Some((name, text)) = header {
+            response["headers"] =
+                json!({ name: { "description": text, "schema": { "type": "string" } } });
+        }
+        responses.insert(status.to_owned(), response);
+    }
+}
