@@ -1,0 +1,81 @@
+//! The addresses of store, shared cache and event stream, as far as this build can reach them.
+
+use std::path::PathBuf;
+
+/// Which store, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `links.db` in the data directory.
+    #[default]
+    DataDir,
+    /// `links.db` in another directory, which is named here.
+    Sqlite(PathBuf),
+}
+
+/// Which shared cache. This build knows none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheUrl {
+    /// No shared cache: L1 only.
+    #[default]
+    None,
+}
+
+/// Where click events go. This build knows its own spool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventsUrl {
+    /// The spool on this machine's disk.
+    #[default]
+    Local,
+}
+
+impl StoreUrl {
+    /// `sqlite:///absolute/directory/links.db`, or nothing for the data directory. The file's name
+    /// is fixed, because lock and roll-ups lie beside it under fixed names as well.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::DataDir);
+        }
+        if let Some(path) = text.strip_prefix("sqlite://") {
+            if !path.starts_with('/') || path.ends_with('/') {
+                let right = "write sqlite:///absolute/path/links.db";
+                return Err(format!("this does not name a file by its whole path; {right}"));
+            }
+            return Ok(Self::Sqlite(path.into()));
+        }
+        Err(not_here(
+            text,
+            &["postgres", "postgresql", "shards+postgres", "dynamodb"],
+            "sqlite:///path/links.db",
+        ))
+    }
+}
+
+impl CacheUrl {
+    /// Nothing or `none`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "none" => Ok(Self::None),
+            _ => Err(not_here(text, &["redis", "rediss", "redis-cluster"], "none")),
+        }
+    }
+}
+
+impl EventsUrl {
+    /// `local`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "local" => Ok(Self::Local),
+            _ => Err(not_here(text, &["kafka"], "local")),
+        }
+    }
+}
+
+/// Why a URL can't be used. Repeats the scheme only: the rest may hold a password.
+fn not_here(text: &str, later: &[&str], right: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, _)) if later.contains(&scheme) => {
+            format!("{scheme}:// is not in this build; use {right}")
+        }
+        _ => format!("this is no address shunt knows; use {right}"),
+    }
+}

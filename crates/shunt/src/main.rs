@@ -1,0 +1,20 @@
+//! The `shunt` binary: command line, configuration, wiring.
+
+mod bench;
+mod cli;
+mod client;
+mod config;
+mod serve;
+
+/// Several times faster than glibc's allocator with one arena per core, and gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The commit this was built from, where the build says so (`SHUNT_COMMIT`).
+fn commit() -> &'static str {
+    option_env!("SHUNT_COMMIT").unwrap_or("unknown")
+}
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}
