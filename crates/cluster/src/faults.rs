@@ -1,0 +1,172 @@
+//! Faults that the machine itself can make: failing system calls, full file systems.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Process, Signal, Spec};
+use crate::wait;
+
+/// strace attached to a running process and all its threads: counts calls, or makes them fail.
+///
+/// The fault is in force from [`Strace::attach`] until [`Strace::detach`] or the value's end.
+#[derive(Debug)]
+pub struct Strace {
+    process: Process,
+    trace: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Strace {
+    /// Attaches to `pid`. `calls` is strace's list of calls to look at (`fsync,fdatasync`);
+    /// `inject`, if given, what to do to them (`fdatasync:error=EIO:when=3+`).
+    ///
+    /// # Errors
+    /// When strace is missing or may not attach.
+    pub fn attach(pid: u32, calls: &str, inject: Option<&str>) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let trace = directory.path().join("trace");
+        // Without seccomp-bpf (it can't be used with -p) every call stops the process twice; the
+        // caller keeps such runs short.
+        let mut spec = Spec::new("strace", "strace")
+            .args(["-f", "-y", "-e", &format!("trace={calls}"), "-o"])
+            .arg(&trace)
+            .args(["-p", &pid.to_string()]);
+        if let Some(inject) = inject {
+            spec = spec.args(["-e", &format!("inject={inject}")]);
+        }
+        let mut process = spec
+            .spawn(directory.path())
+            .context("start strace (Debian package strace)")?;
+        // All threads that there are must be traced before the fault counts as in force.
+        process.wait_ready(wait::PATIENCE, |_| all_traced(pid).then_some(()))?;
+        Ok(Self {
+            process,
+            trace,
+            _directory: directory,
+        })
+    }
+
+    /// The lines traced so far.
+    pub fn lines(&self) -> Vec<String> {
+        let text = fs::read(&self.trace).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines()
+            .filter(|line| !line.contains("resumed>"))
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
+    /// How many traced lines hold this text.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
+    }
+
+    /// How many calls a fault was put into. A run in which this is 0 proved nothing.
+    pub fn injected(&self) -> usize {
+        let text = fs::read(&self.trace).unwrap_or_default();
+        String::from_utf8_lossy(&text).matches("(INJECTED)").count()
+    }
+
+    /// Takes the fault back and lets the process go on.
+    ///
+    /// # Errors
+    /// When strace does not end.
+    pub fn detach(&mut self) -> Result<()> {
+        self.process.signal(Signal::INT)?;
+        self.process.wait(Duration::from_secs(20)).map(|_| ())
+    }
+}
+
+fn all_traced(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    tasks.flatten().all(|task| {
+        fs::read_to_string(task.path().join("status")).is_ok_and(|status| {
+            !status
+                .lines()
+                .any(|line| line.trim_end() == "TracerPid:\t0")
+        })
+    })
+}
+
+/// A small file system in memory that can be filled: a full disk without filling one.
+#[derive(Debug)]
+pub struct SmallDisk {
+    directory: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts a file system of `kib` KiB. Needs root.
+    ///
+    /// # Errors
+    /// When it can't be mounted.
+    pub fn mount(kib: u32) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let finished = Spec::new("mount", "mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={kib}k,mode=700"),
+                "tmpfs",
+            ])
+            .arg(directory.path())
+            .run(&std::env::temp_dir(), wait::PATIENCE)?;
+        finished.ok().context("mount a small tmpfs (needs root)")?;
+        Ok(Self { directory })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Fills what is free with one file, `ballast`.
+    ///
+    /// # Errors
+    /// When something else than the full disk stops it.
+    pub fn fill(&self) -> Result<()> {
+        use std::io::Write;
+        let mut file = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("ballast"))
+            .context("make the ballast")?;
+        for size in [64 * 1024, 4096, 512, 1] {
+            let block = vec![b'x'; size];
+            loop {
+                match file.write_all(&block) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
+                    Err(error) => bail!("fill the disk: {error}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what [`Self::fill`] took.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn free(&self) -> Result<()> {
+        fs::remove_file(self.path().join("ballast")).context("remove the ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, because a server that is being killed may still hold files.
+        let spec = Spec::new("umount", "umount")
+            .arg("-l")
+            .arg(self.directory.path());
+        let _ = spec.run(&std::env::temp_dir(), wait::PATIENCE);
+    }
+}

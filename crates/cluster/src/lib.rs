@@ -1,0 +1,25 @@
+//! Real servers as values: each knows its files, how to start, when it is ready, and how to be
+//! killed, frozen, healed and stopped.
+//!
+//! Invariants: nothing outlives its value (a process is killed when its value is dropped, and by
+//! the kernel when this process dies); no port is used by two values at a time, on the whole
+//! machine; nothing waits for a clock where it can wait for a condition, and every wait is bounded.
+//!
+//! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
+//! `prlimit` and `chromedriver` where a value uses them.
+
+pub mod chromedriver;
+pub mod faults;
+pub mod http;
+pub mod nginx;
+pub mod ports;
+pub mod process;
+pub mod shunt;
+pub mod wait;
+
+pub use chromedriver::Chromedriver;
+pub use http::{Address, Connection, Request, Response};
+pub use nginx::Nginx;
+pub use process::{Process, Spec};
+pub use shunt::Shunt;
+pub use wait::until;

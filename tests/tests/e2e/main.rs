@@ -1,0 +1,33 @@
+//! The real binary, end to end: what a person, a client or an attacker sees of it, and what is left
+//! when it is killed, starved or lied to.
+//!
+//! Each test starts servers of its own on ports and directories of its own. Where a fault is
+//! injected, the test also shows that the fault happened: a run without it counts as failed.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "every function here is a test or part of one"
+)]
+
+mod api_fuzz;
+mod bad_start;
+mod browser;
+mod clients;
+mod clock;
+mod coherence;
+mod disk;
+mod docs;
+mod fds;
+mod fresh_start;
+mod import;
+mod kill9;
+mod kit;
+mod limits;
+mod links;
+mod redirects;
+mod restart;
+mod seeing;
+mod slow;
+mod smuggling;
+mod tls;
+mod torn;
