@@ -1,0 +1,109 @@
+//! Redirects that L1 mostly can't answer.
+
+use super::{Bench, CONNECTIONS, STOP, WARMUP, hot};
+use crate::dataset;
+use crate::load::Load;
+use crate::results::{Outcome, amount, median};
+
+/// Bytes of an entry of L1 beside key and target, as the L1 scenario measures them; only to size
+/// L1 to one in a hundred.
+const ENTRY: u64 = 100;
+
+/// Measures and judges.
+///
+/// # Errors
+/// A server can't be started or answers wrongly.
+pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
+    let links = bench.many;
+    let mut outcome = Outcome::new(
+        "cold",
+        "Cold redirects",
+        &format!(
+            "{} links, L1 sized to 1 % of them, keys uniform over all, every Location checked, 64 \
+             connections; every click on disk, worker paused. Peak rate and CPU in a closed loop, \
+             p99 in an open loop at half of that rate.",
+            amount(links as f64, "")
+        ),
+    );
+    let nginx = hot::nginx_hot(bench)?;
+    let data = bench.seeded(links)?;
+    let keys = bench.cache.keys(links)?;
+    let sample = 10_000.min(links);
+    let payload: u64 = (0..sample)
+        .map(|index| (dataset::code(index).len() + dataset::target(index).len()) as u64)
+        .sum::<u64>()
+        / sample;
+    let l1 = format!(
+        "cache.l1_bytes={}",
+        (links / 100 * (payload + ENTRY)).max(65_536)
+    );
+    let settings = [&*l1, "clicks.worker=false", "clicks.spool_bytes=16GiB"];
+    let (mut cpu, mut peak, mut p99, mut hits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=bench.rounds {
+        let server = bench.shunt.serve(&data, bench.pinning.server, &settings)?;
+        server.check(links)?;
+        let closed = Load::closed(CONNECTIONS)
+            .keys(&keys)
+            .time(bench.round, WARMUP);
+        let measured = bench.measure(&server, &closed, false)?;
+        let open = Load::open(measured.per_second / 2.0, CONNECTIONS)
+            .keys(&keys)
+            .time(bench.round, WARMUP);
+        let paced = bench.measure(&server, &open, true)?;
+        let hit = server.metric("shunt_links_answered_total", "answer=\"redirect_l1\"")?;
+        let all = server.metric("shunt_links_answered_total", "answer=\"redirect")?;
+        hits.push(hit.unwrap_or_default() / all.unwrap_or(1.0).max(1.0));
+        eprintln!(
+            "round {round}  {:.0}/s  {:.2} µs CPU  p99 at half {:.0} µs  L1 {:.2} %",
+            measured.per_second,
+            measured.cpu,
+            paced.p99,
+            100.0 * hits.last().copied().unwrap_or(0.0)
+        );
+        cpu.push(measured.cpu);
+        peak.push(measured.per_second);
+        p99.push(paced.p99);
+        server.process.stop(STOP)?;
+    }
+    outcome.columns = [
+        "",
+        "requests/s",
+        "CPU µs per redirect",
+        "p99 µs at half",
+        "answered by L1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    outcome.rows.push(vec![
+        "shunt, cold".to_owned(),
+        amount(median(&peak), ""),
+        amount(median(&cpu), ""),
+        amount(median(&p99), ""),
+        format!("{:.1} %", 100.0 * median(&hits)),
+    ]);
+    outcome.rows.push(vec![
+        "nginx, hot".to_owned(),
+        String::new(),
+        amount(nginx, ""),
+        String::new(),
+        String::new(),
+    ]);
+    outcome.judge(
+        "CPU per cold redirect, of nginx's hot",
+        median(&cpu) / nginx,
+        3.0,
+        true,
+        "×",
+    );
+    outcome.judge(
+        "p99 at half of the peak rate",
+        median(&p99) / 1e3,
+        2.0,
+        true,
+        "ms",
+    );
+    outcome.raw = serde_json::json!({
+        "links": links, "cpu": cpu, "peak": peak, "p99": p99, "l1_share": hits, "nginx_cpu": nginx
+    });
+    Ok(outcome)
+}

@@ -1,0 +1,196 @@
+//! The scenarios, one module per figure of the issue, and what they share.
+
+pub mod cold;
+pub mod creates;
+pub mod hot;
+pub mod idle;
+pub mod import;
+pub mod memory;
+pub mod overload;
+pub mod search;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::dataset::Cache;
+use crate::load::{Generator, Load, Report};
+use crate::machine::Pinning;
+use crate::servers::{Server, Shunt};
+
+/// What every scenario is given.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// Which core does what.
+    pub pinning: Pinning,
+    /// Datasets kept between runs.
+    pub cache: Cache,
+    /// The program under test.
+    pub shunt: Shunt,
+    /// The bare loop.
+    pub floor: PathBuf,
+    /// The load.
+    pub generator: Generator,
+    /// Logs and directories of this run; emptied at its start.
+    pub scratch: PathBuf,
+    /// Rounds, of which the median counts.
+    pub rounds: usize,
+    /// Measured time of one round.
+    pub round: Duration,
+    /// Links of the cold, start and search scenarios.
+    pub many: u64,
+    /// Links of the L1 scenario and rows of the import.
+    pub million: u64,
+}
+
+/// Links of the hot scenario.
+pub const HOT_LINKS: u64 = 100_000;
+/// Connections wherever the issue names a number of them.
+pub const CONNECTIONS: usize = 64;
+/// How long a server may take to stop.
+pub const STOP: Duration = Duration::from_secs(30);
+/// Warm-up of a measured round.
+pub const WARMUP: Duration = Duration::from_secs(1);
+
+/// One measured round on one server.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Figures {
+    /// Good answers a second.
+    pub per_second: f64,
+    /// CPU of the server for each answer, microseconds.
+    pub cpu: f64,
+    /// Median latency, microseconds.
+    pub p50: f64,
+    /// 99th percentile, microseconds.
+    pub p99: f64,
+    /// Share of the load core that was used.
+    pub generator_busy: f64,
+}
+
+impl Bench {
+    /// A data directory with `links` links, seeded once and kept; spool and roll-ups of earlier
+    /// runs are removed.
+    ///
+    /// # Errors
+    /// The import fails or leaves another number of links.
+    pub fn seeded(&self, links: u64) -> anyhow::Result<PathBuf> {
+        let dir = self.cache.root().join(format!("data-{links}"));
+        let done = self.cache.root().join(format!("data-{links}.done"));
+        if !done.exists() {
+            eprintln!("seeding {links} links, once");
+            remove(&dir)?;
+            self.shunt.import(&dir, &self.cache.csv(links)?)?;
+            let found = count_links(&dir)?;
+            ensure!(found == links, "the import left {found} links of {links}");
+            std::fs::write(&done, "").with_context(|| format!("write {}", done.display()))?;
+        }
+        for entry in std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // Everything but the links and what identifies the directory is of one run.
+            if name.starts_with("clicks.db")
+                || name.starts_with("spool")
+                || name.starts_with("ring")
+            {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(dir)
+    }
+
+    /// An empty directory of this run.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.scratch.join(name);
+        remove(&dir)?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Asks the server for every key once, so that its caches hold what they can.
+    ///
+    /// # Errors
+    /// One answer is wrong.
+    pub fn warm(&self, server: &Server, links: u64) -> anyhow::Result<()> {
+        let load = Load::closed(CONNECTIONS)
+            .keys(&self.cache.keys(links)?)
+            .flag("--once");
+        let report = self.generator.run(server.address, &load)?;
+        right(&report)?;
+        ensure!(
+            report.good == links,
+            "{} of {links} links answered",
+            report.good
+        );
+        Ok(())
+    }
+
+    /// Measures one load on one server.
+    ///
+    /// # Errors
+    /// One answer is wrong, or an open-loop run left the generator no time.
+    pub fn measure(&self, server: &Server, load: &Load, open: bool) -> anyhow::Result<Figures> {
+        // A run in which the generator had no time left says nothing about the server's latency.
+        for attempt in 1..=3 {
+            let before = server.process.cpu()?;
+            let report = self.generator.run(server.address, load)?;
+            let used = server.process.cpu()? - before;
+            right(&report)?;
+            if open && report.generator_busy > 0.95 {
+                eprintln!(
+                    "void: the generator used {:.0} % of its core (attempt {attempt})",
+                    100.0 * report.generator_busy
+                );
+                continue;
+            }
+            return Ok(Figures {
+                per_second: report.per_second,
+                cpu: used.as_secs_f64() * 1e6 / report.all_answered.max(1) as f64,
+                p50: report.latency.p50,
+                p99: report.latency.p99,
+                generator_busy: report.generator_busy,
+            });
+        }
+        anyhow::bail!("the generator had no time left in three runs; is the machine busy?")
+    }
+}
+
+/// Checks that every answer was right.
+fn right(report: &Report) -> anyhow::Result<()> {
+    ensure!(
+        report.failed == 0,
+        "{} of {} answers were wrong: {:?} {:?} {:?}",
+        report.failed,
+        report.good + report.failed,
+        report.failures,
+        report.statuses,
+        report.examples
+    );
+    Ok(())
+}
+
+/// Rows of the links table of a directory no server runs on.
+fn count_links(dir: &std::path::Path) -> anyhow::Result<u64> {
+    let path = dir.join("links.db");
+    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .with_context(|| format!("open {}", path.display()))?;
+    let count: i64 = db.query_row("SELECT count(*) FROM links", [], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
+/// Removes a file or directory that may not be there.
+fn remove(path: &std::path::Path) -> anyhow::Result<()> {
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else if path.exists() {
+        std::fs::remove_file(path)
+    } else {
+        Ok(())
+    };
+    removed.with_context(|| format!("remove {}", path.display()))
+}
