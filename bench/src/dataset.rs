@@ -22,11 +22,7 @@ pub fn code(index: u64) -> String {
     let mut digits = [b'0'; 7];
     for digit in digits.iter_mut().rev() {
         let value = (rest % 36) as u8;
-        *digit = if value < 10 {
-            b'0' + value
-        } else {
-            b'a' + value - 10
-        };
+        *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
         rest /= 36;
     }
     digits.iter().map(|digit| char::from(*digit)).collect()
@@ -41,12 +37,7 @@ const WORDS: [&str; 16] = [
 /// The target of link number `index`: 40 to 110 bytes, as URLs that people shorten are.
 pub fn target(index: u64) -> String {
     let mixed = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let word = |shift: u32| {
-        WORDS
-            .get((mixed >> shift) as usize & 15)
-            .copied()
-            .unwrap_or("page")
-    };
+    let word = |shift: u32| WORDS.get((mixed >> shift) as usize & 15).copied().unwrap_or("page");
     let mut target = format!("https://www.example.com/{}/{index}", word(60));
     // Zero to three more parts.
     for part in 0..(mixed >> 40 & 3) as u32 {
@@ -72,9 +63,7 @@ impl Cache {
     /// The directory can't be made.
     pub fn new(root: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
-        Ok(Self {
-            root: root.to_owned(),
-        })
+        Ok(Self { root: root.to_owned() })
     }
 
     /// Where the data lies.
@@ -132,9 +121,7 @@ impl Cache {
             for index in 0..links {
                 line(index, &mut out)?;
             }
-            out.into_inner()
-                .map_err(std::io::IntoInnerError::into_error)?
-                .sync_all()?;
+            out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
             std::fs::rename(&partial, &path)
         })();
         written.with_context(|| format!("write {}", path.display()))?;
@@ -153,10 +140,7 @@ mod tests {
         let codes: HashSet<String> = (0..200_000).map(code).collect();
         assert_eq!(codes.len(), 200_000);
         assert!(codes.iter().all(|code| {
-            code.len() == 7
-                && code
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+            code.len() == 7 && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         }));
         // Prime to 36^7 = 2^14 · 3^14, or the multiplication would not permute.
         const { assert!(STEP % 2 == 1 && !STEP.is_multiple_of(3) && STEP < SPACE) };
@@ -166,15 +150,10 @@ mod tests {
     fn targets_are_plain_urls_of_many_lengths() {
         let lengths: HashSet<usize> = (0..10_000).map(|index| target(index).len()).collect();
         assert!(lengths.len() > 40, "{}", lengths.len());
-        assert!(
-            lengths.iter().all(|length| (30..=140).contains(length)),
-            "{lengths:?}"
-        );
+        assert!(lengths.iter().all(|length| (30..=140).contains(length)), "{lengths:?}");
         assert!((0..1_000).all(|index| {
             // No byte that CSV, TSV or an nginx map would read as its own.
-            target(index)
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !b"\",;{}$\\'".contains(&b))
+            target(index).bytes().all(|b| b.is_ascii_graphic() && !b"\",;{}$\\'".contains(&b))
         }));
     }
 
@@ -184,19 +163,10 @@ mod tests {
         let cache = Cache::new(dir.path()).unwrap();
         let csv = std::fs::read_to_string(cache.csv(3).unwrap()).unwrap();
         assert_eq!(csv.lines().count(), 4);
-        assert_eq!(
-            csv.lines().nth(2),
-            Some(&*format!("{},{}", code(1), target(1)))
-        );
+        assert_eq!(csv.lines().nth(2), Some(&*format!("{},{}", code(1), target(1))));
         std::fs::write(cache.root().join("keys-3.tsv"), "kept").unwrap();
-        assert_eq!(
-            std::fs::read_to_string(cache.keys(3).unwrap()).unwrap(),
-            "kept"
-        );
+        assert_eq!(std::fs::read_to_string(cache.keys(3).unwrap()).unwrap(), "kept");
         let map = std::fs::read_to_string(cache.nginx_map(2).unwrap()).unwrap();
-        assert!(
-            map.starts_with(&format!("/{} \"https://", code(0))),
-            "{map}"
-        );
+        assert!(map.starts_with(&format!("/{} \"https://", code(0))), "{map}");
     }
 }

@@ -54,37 +54,23 @@ impl Client {
     /// # Errors
     /// The connection ended or the answer is none.
     pub fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n",
-            self.host, self.headers
-        );
-        self.stream
-            .get_mut()
-            .write_all(request.as_bytes())
-            .context("send a request")?;
-        self.answer()
-            .with_context(|| format!("read the answer to GET {path}"))
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.host, self.headers);
+        self.stream.get_mut().write_all(request.as_bytes()).context("send a request")?;
+        self.answer().with_context(|| format!("read the answer to GET {path}"))
     }
 
     fn answer(&mut self) -> anyhow::Result<Answer> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             ensure!(head.len() < 64 * 1024, "the head has no end");
-            ensure!(
-                self.stream.read_line(&mut head)? > 0,
-                "the connection ended"
-            );
+            ensure!(self.stream.read_line(&mut head)? > 0, "the connection ended");
         }
         let status = head
             .split(' ')
             .nth(1)
             .and_then(|status| status.parse().ok())
             .context("the status line is none")?;
-        let mut answer = Answer {
-            status,
-            head,
-            body: Vec::new(),
-        };
+        let mut answer = Answer { status, head, body: Vec::new() };
         if answer.header("transfer-encoding").is_some() {
             loop {
                 let mut size = String::new();
@@ -92,8 +78,7 @@ impl Client {
                 let size = usize::from_str_radix(size.trim(), 16).context("read a chunk's size")?;
                 let start = answer.body.len();
                 answer.body.resize(start + size + 2, 0);
-                self.stream
-                    .read_exact(answer.body.get_mut(start..).unwrap_or_default())?;
+                self.stream.read_exact(answer.body.get_mut(start..).unwrap_or_default())?;
                 answer.body.truncate(start + size);
                 if size == 0 {
                     return Ok(answer);

@@ -100,9 +100,7 @@ impl Load {
 
     /// `rate` requests a second on `connections`.
     pub fn open(rate: f64, connections: usize) -> Self {
-        Self { words: Vec::new() }
-            .with("--rate", rate)
-            .with("--connections", connections)
+        Self { words: Vec::new() }.with("--rate", rate).with("--connections", connections)
     }
 
     /// An option and its value.
@@ -123,8 +121,7 @@ impl Load {
     /// Uniform keys from a file, each redirect checked against its target.
     #[must_use]
     pub fn keys(self, path: &Path) -> Self {
-        self.with("--keys", path.display().to_string())
-            .flag("--expect-location")
+        self.with("--keys", path.display().to_string()).flag("--expect-location")
     }
 
     /// Measured and warm-up time.
@@ -176,11 +173,7 @@ impl Generator {
             )
         })?;
         let report: Report = serde_json::from_str(&text).context("read the generator's report")?;
-        ensure!(
-            report.format == 1,
-            "report format {} is not known here",
-            report.format
-        );
+        ensure!(report.format == 1, "report format {} is not known here", report.format);
         Ok(report)
     }
 }

@@ -1,6 +1,7 @@
 //! The machine: what it is, which core runs what, how many descriptors there are.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,30 +33,17 @@ impl Machine {
             text.lines()
                 .find(|line| line.starts_with(name))
                 .and_then(|line| line.split_once(':'))
-                .map_or_else(
-                    || "unknown".to_owned(),
-                    |(_, value)| value.trim().to_owned(),
-                )
+                .map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
         };
         let memory = field(&file("/proc/meminfo"), "MemTotal");
-        let memory: u64 = memory
-            .split(' ')
-            .next()
-            .and_then(|kib| kib.parse().ok())
-            .unwrap_or(0);
+        let memory: u64 = memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
         Self {
             cpu: field(&file("/proc/cpuinfo"), "model name"),
             cores: allowed().map_or(1, |cores| cores.len()),
             kernel: format!("Linux {}", file("/proc/sys/kernel/osrelease").trim()),
             memory_mib: memory / 1024,
-            congestion: file("/proc/sys/net/ipv4/tcp_congestion_control")
-                .trim()
-                .to_owned(),
-            load: file("/proc/loadavg")
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            congestion: file("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+            load: file("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
 
@@ -97,9 +85,7 @@ impl Pinning {
 
 fn allowed() -> anyhow::Result<Vec<usize>> {
     let set = sched_getaffinity(None).context("ask which cores may be used")?;
-    Ok((0..CpuSet::MAX_CPU)
-        .filter(|core| set.is_set(*core))
-        .collect())
+    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 
 /// Starts a child on one core: the child inherits the mask of the thread that starts it, which is
@@ -117,16 +103,35 @@ pub fn spawn_on(core: usize, command: &mut Command) -> anyhow::Result<std::proce
     child.with_context(|| format!("start {}", command.get_program().display()))
 }
 
+/// Time a core has spent on anything but idling since the machine started.
+///
+/// # Errors
+/// `/proc/stat` does not show the core.
+pub fn busy(core: usize) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let name = format!("cpu{core} ");
+    let line = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .with_context(|| format!("core {core} is not in /proc/stat"))?;
+    // user nice system idle iowait irq softirq steal; guests are in user already.
+    let ticks: u64 = line
+        .split_whitespace()
+        .take(8)
+        .enumerate()
+        .filter(|(column, _)| !matches!(column, 3 | 4))
+        .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)))
+}
+
 /// Raises the limit of open descriptors as far as it goes; children inherit it.
 ///
 /// # Errors
 /// Fewer than `needed` are to be had.
 pub fn raise_descriptors(needed: u64) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).context("raise the limit of open descriptors")?;
     ensure!(
         limit.maximum.is_none_or(|maximum| maximum >= needed),

@@ -46,11 +46,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         let started = Instant::now();
         let child = machine::spawn_on(core, command)?;
-        Ok(Self {
-            child,
-            name: name.to_owned(),
-            started,
-        })
+        Ok(Self { child, name: name.to_owned(), started })
     }
 
     /// Its process id.
@@ -69,10 +65,7 @@ impl Process {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended before it listened on {address}: {status}; see its log",
-                    self.name
-                );
+                bail!("{} ended before it listened on {address}: {status}; see its log", self.name);
             }
             if Instant::now() > deadline {
                 bail!("{} did not listen on {address} within {limit:?}", self.name);
@@ -101,11 +94,7 @@ impl Process {
             sum += ticks_of(id)?;
             let path = format!("/proc/{id}/task/{id}/children");
             let children = std::fs::read_to_string(path).unwrap_or_default();
-            todo.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|id| id.parse::<u32>().ok()),
-            );
+            todo.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
         }
         Ok(Duration::from_nanos(sum * 1_000_000_000 / ticks.max(1)))
     }
@@ -119,19 +108,10 @@ impl Process {
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         let kib = |name: &str| {
             text.lines()
-                .find_map(|line| {
-                    line.strip_prefix(name)?
-                        .split_whitespace()
-                        .next()?
-                        .parse()
-                        .ok()
-                })
+                .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
                 .unwrap_or(0_u64)
         };
-        Ok(Memory {
-            resident: kib("VmRSS:") * 1024,
-            anonymous: kib("RssAnon:") * 1024,
-        })
+        Ok(Memory { resident: kib("VmRSS:") * 1024, anonymous: kib("RssAnon:") * 1024 })
     }
 
     /// Asks it to end and waits; kills it after `limit`.
@@ -179,16 +159,9 @@ fn ticks_of(id: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{id}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     // The name may hold spaces and parentheses; the fields begin after the last one.
-    let (_, fields) = text
-        .rsplit_once(')')
-        .context("read the fields of /proc/PID/stat")?;
+    let (_, fields) = text.rsplit_once(')').context("read the fields of /proc/PID/stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    let tick = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|f| f.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let tick = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     Ok((11..=14).map(tick).sum())
 }
 

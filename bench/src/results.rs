@@ -57,17 +57,9 @@ impl Outcome {
 
     /// Adds a verdict on `found` (`at most` the bar when `upper`, else `at least`).
     pub fn judge(&mut self, bar: &str, found: f64, limit: f64, upper: bool, unit: &str) {
-        let holds = if upper {
-            found <= limit
-        } else {
-            found >= limit
-        };
+        let holds = if upper { found <= limit } else { found >= limit };
         self.verdicts.push(Verdict {
-            bar: format!(
-                "{bar} {} {}",
-                if upper { "≤" } else { "≥" },
-                amount(limit, unit)
-            ),
+            bar: format!("{bar} {} {}", if upper { "≤" } else { "≥" }, amount(limit, unit)),
             found: amount(found, unit),
             holds: Some(holds),
         });
@@ -84,18 +76,12 @@ impl Outcome {
 
     /// Adds a figure without a bar.
     pub fn note(&mut self, what: &str, found: &str) {
-        self.verdicts.push(Verdict {
-            bar: what.to_owned(),
-            found: found.to_owned(),
-            holds: None,
-        });
+        self.verdicts.push(Verdict { bar: what.to_owned(), found: found.to_owned(), holds: None });
     }
 
     /// Whether no bar was missed.
     pub fn holds(&self) -> bool {
-        self.verdicts
-            .iter()
-            .all(|verdict| verdict.holds != Some(false))
+        self.verdicts.iter().all(|verdict| verdict.holds != Some(false))
     }
 
     /// The section of the results page.
@@ -161,9 +147,7 @@ impl Run {
         let commit = git(&["describe", "--always", "--dirty", "--abbrev=12"]);
         Self {
             command,
-            date: jiff::Timestamp::now()
-                .strftime("%Y-%m-%d %H:%M UTC")
-                .to_string(),
+            date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             commit: commit.unwrap_or_else(|| "none".to_owned()),
             machine: Machine::read(),
         }
@@ -188,10 +172,7 @@ pub fn keep(outcome: &Outcome, run: &Run, page: &Path, json_dir: &Path) -> anyho
 
 /// The page with the section between its two comment lines replaced, or appended with them.
 fn replace_section(page: &str, scenario: &str, section: &str) -> anyhow::Result<String> {
-    let (begin, end) = (
-        format!("<!-- {scenario} -->"),
-        format!("<!-- /{scenario} -->"),
-    );
+    let (begin, end) = (format!("<!-- {scenario} -->"), format!("<!-- /{scenario} -->"));
     match (page.find(&begin), page.find(&end)) {
         (Some(from), Some(to)) if from < to => {
             let (before, _) = page.split_at(from);
@@ -200,10 +181,7 @@ fn replace_section(page: &str, scenario: &str, section: &str) -> anyhow::Result<
         }
         (None, None) => Ok(format!("{page}\n{begin}\n{section}{end}\n")),
         _ => {
-            ensure!(
-                false,
-                "the comment lines {begin} and {end} must both stand, in this order"
-            );
+            ensure!(false, "the comment lines {begin} and {end} must both stand, in this order");
             Ok(String::new())
         }
     }
@@ -215,11 +193,7 @@ pub fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;
     let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-    if sorted.len() % 2 == 1 {
-        at(half)
-    } else {
-        (at(half.wrapping_sub(1)) + at(half)) / 2.0
-    }
+    if sorted.len() % 2 == 1 { at(half) } else { (at(half.wrapping_sub(1)) + at(half)) / 2.0 }
 }
 
 /// A number with as many digits as it deserves.
@@ -265,14 +239,9 @@ mod tests {
     fn a_section_is_replaced_and_the_others_stay() {
         let page = "# Results\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n";
         let new = replace_section(page, "a", "new\n").unwrap();
-        assert_eq!(
-            new,
-            "# Results\n<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n"
-        );
+        assert_eq!(new, "# Results\n<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\nkept\n<!-- /b -->\n");
         assert!(
-            replace_section(page, "c", "x\n")
-                .unwrap()
-                .ends_with("<!-- c -->\nx\n<!-- /c -->\n")
+            replace_section(page, "c", "x\n").unwrap().ends_with("<!-- c -->\nx\n<!-- /c -->\n")
         );
         assert!(replace_section("<!-- a -->", "a", "x").is_err());
     }

@@ -57,11 +57,7 @@ pub fn nginx(dir: &Path, core: usize, map: &Path, links: u64) -> anyhow::Result<
         .context("nginx is needed as the yardstick; on Debian: apt-get install nginx-light")?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     process.wait_listening(address, START)?;
-    Ok(Server {
-        process,
-        address,
-        ops: None,
-    })
+    Ok(Server { process, address, ops: None })
 }
 
 /// Starts the floor with the answer it is to give.
@@ -74,18 +70,10 @@ pub fn floor(binary: &Path, dir: &Path, core: usize, answer: &[u8]) -> anyhow::R
     std::fs::write(&file, answer).with_context(|| format!("write {}", file.display()))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut command = Command::new(binary);
-    command
-        .arg("--listen")
-        .arg(address.to_string())
-        .arg("--answer-file")
-        .arg(&file);
+    command.arg("--listen").arg(address.to_string()).arg("--answer-file").arg(&file);
     let mut process = Process::start("floor", core, &mut command, &dir.join("floor.log"))?;
     process.wait_listening(address, START)?;
-    Ok(Server {
-        process,
-        address,
-        ops: None,
-    })
+    Ok(Server { process, address, ops: None })
 }
 
 /// The `shunt` binary and its command lines: the one place that knows them.
@@ -124,11 +112,7 @@ impl Shunt {
         }
         let log = data.join("serve.log");
         let process = Process::start("shunt serve", core, &mut command, &log)?;
-        Ok(Server {
-            process,
-            address,
-            ops: Some(ops),
-        })
+        Ok(Server { process, address, ops: Some(ops) })
     }
 
     /// `shunt links import` into a directory no server runs on.
@@ -137,8 +121,7 @@ impl Shunt {
     /// The import fails.
     pub fn import(&self, data: &Path, csv: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
-        self.output(data, &["links", "import", &csv.display().to_string()])
-            .map(|_| ())
+        self.output(data, &["links", "import", &csv.display().to_string()]).map(|_| ())
     }
 
     /// `shunt apikeys add`: an admin key for a directory no server runs on.
@@ -146,16 +129,11 @@ impl Shunt {
     /// # Errors
     /// The command fails or prints no key.
     pub fn api_key(&self, data: &Path) -> anyhow::Result<String> {
-        let out = self.output(
-            data,
-            &["apikeys", "add", "bench", "--scope", "admin", "--json"],
-        )?;
+        let out = self.output(data, &["apikeys", "add", "bench", "--scope", "admin", "--json"])?;
         let value: serde_json::Value =
             serde_json::from_str(out.trim()).context("read the new key's JSON")?;
         let secret = value.get("secret").and_then(serde_json::Value::as_str);
-        secret
-            .map(str::to_owned)
-            .context("the new key's JSON has no \"secret\"")
+        secret.map(str::to_owned).context("the new key's JSON has no \"secret\"")
     }
 
     fn command(&self, data: &Path) -> Command {
@@ -210,16 +188,8 @@ impl Server {
     pub fn metric(&self, name: &str, labels: &str) -> anyhow::Result<Option<f64>> {
         let ops = self.ops.context("this server has no metrics")?;
         let answer = Client::connect(ops)?.get("/metrics")?;
-        ensure!(
-            answer.status == 200,
-            "/metrics is answered {}",
-            answer.status
-        );
-        Ok(sum_metric(
-            &String::from_utf8_lossy(&answer.body),
-            name,
-            labels,
-        ))
+        ensure!(answer.status == 200, "/metrics is answered {}", answer.status);
+        Ok(sum_metric(&String::from_utf8_lossy(&answer.body), name, labels))
     }
 }
 

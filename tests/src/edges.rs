@@ -54,10 +54,7 @@ pub fn table(architecture: &str) -> Result<BTreeMap<String, Allowed>> {
         .context("ARCHITECTURE.md has no section `## Allowed edges`")?
         .1;
     let mut table = BTreeMap::new();
-    let rows = section
-        .lines()
-        .skip_while(|line| !line.starts_with('|'))
-        .skip(2);
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).skip(2);
     for row in rows.take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [package, ours, drivers] = cells.as_slice() else {
@@ -65,15 +62,9 @@ pub fn table(architecture: &str) -> Result<BTreeMap<String, Allowed>> {
         };
         let names = |cell: &str| -> BTreeSet<String> {
             let words = cell.split(',').map(|word| word.trim().trim_matches('`'));
-            words
-                .filter(|word| !matches!(*word, "" | "–"))
-                .map(ToOwned::to_owned)
-                .collect()
+            words.filter(|word| !matches!(*word, "" | "–")).map(ToOwned::to_owned).collect()
         };
-        let allowed = Allowed {
-            ours: names(ours),
-            drivers: names(drivers),
-        };
+        let allowed = Allowed { ours: names(ours), drivers: names(drivers) };
         table.insert(package.trim_matches('`').to_owned(), allowed);
     }
     if table.is_empty() {
@@ -84,11 +75,8 @@ pub fn table(architecture: &str) -> Result<BTreeMap<String, Allowed>> {
 
 /// Every breach of the table, one line each; empty when the house stands as drawn.
 pub fn check(metadata: &Metadata, table: &BTreeMap<String, Allowed>) -> Vec<String> {
-    let members: BTreeSet<&str> = metadata
-        .workspace_packages()
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let members: BTreeSet<&str> =
+        metadata.workspace_packages().iter().map(|package| package.name.as_str()).collect();
     let mut breaches = Vec::new();
     for name in table.keys().filter(|name| !members.contains(name.as_str())) {
         breaches.push(format!("the table has {name}, the workspace has not"));

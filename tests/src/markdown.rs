@@ -17,10 +17,7 @@ pub fn fences(text: &str) -> Vec<Fence> {
         match (&mut open, line.trim_start().strip_prefix("```")) {
             (None, Some(language)) => {
                 let language = language.trim().to_owned();
-                open = Some(Fence {
-                    language,
-                    text: String::new(),
-                });
+                open = Some(Fence { language, text: String::new() });
             }
             (Some(_), Some(_)) => fences.extend(open.take()),
             (Some(fence), None) => {
@@ -69,9 +66,8 @@ pub fn anchors(text: &str) -> Vec<String> {
     headings
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title
-                .chars()
-                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let kept =
+                title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()
@@ -87,10 +83,7 @@ mod tests {
             "# A `b` c!\nsee [x](docs/x.md#y) and ![p](p.png \"t\")\n```sh\n[no](no)\nls\n```\n";
         assert_eq!(links(text), ["docs/x.md#y", "p.png"]);
         assert_eq!(anchors(text), ["a-b-c"]);
-        let fence = Fence {
-            language: "sh".to_owned(),
-            text: "[no](no)\nls\n".to_owned(),
-        };
+        let fence = Fence { language: "sh".to_owned(), text: "[no](no)\nls\n".to_owned() };
         assert_eq!(fences(text), [fence]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! See `bench/README.md`. Exit code 1 when a bar is missed, 2 when something could not be measured.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -95,17 +96,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<bool> {
-    ensure!(
-        args.rounds >= 1 && args.seconds >= 1,
-        "--rounds and --seconds are 1 or more"
-    );
+    ensure!(args.rounds >= 1 && args.seconds >= 1, "--rounds and --seconds are 1 or more");
     raise_descriptors(4_096)?;
     let pinning = Pinning::new()?;
     let beside = std::env::current_exe().context("find this program")?;
-    let beside = beside
-        .parent()
-        .context("find this program's directory")?
-        .to_owned();
+    let beside = beside.parent().context("find this program's directory")?.to_owned();
     let shunt = args.shunt.clone().unwrap_or_else(|| beside.join("shunt"));
     ensure!(
         shunt.exists(),
@@ -132,23 +127,23 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         scratch,
         rounds: args.rounds,
         round: Duration::from_secs(args.seconds),
-        many: args
-            .links
-            .unwrap_or(if args.full { 10_000_000 } else { 1_000_000 }),
+        many: args.links.unwrap_or(if args.full { 10_000_000 } else { 1_000_000 }),
         million: 1_000_000,
+        foreign: Cell::new(0.0),
     };
     let mut all_hold = true;
     for (scenario, name, measure) in EACH {
-        if !args
-            .scenarios
-            .iter()
-            .any(|asked| *asked == scenario || *asked == Scenario::All)
-        {
+        if !args.scenarios.iter().any(|asked| *asked == scenario || *asked == Scenario::All) {
             continue;
         }
         eprintln!("== {name}");
         let run = Run::new(command_line(args, name));
-        let outcome = measure(&bench).with_context(|| format!("measure {name}"))?;
+        bench.foreign.set(0.0);
+        let mut outcome = measure(&bench).with_context(|| format!("measure {name}"))?;
+        if bench.foreign.get() > 0.0 {
+            let foreign = format!("{:.0} %", 100.0 * bench.foreign.get());
+            outcome.note("most that others took of the server's core in a round", &foreign);
+        }
         println!("{}", outcome.markdown(&run));
         keep(&outcome, &run, &args.page, &target.join("bench-results"))?;
         all_hold &= outcome.holds();

@@ -56,10 +56,7 @@ thread_local! {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if !args.listen.ip().is_loopback() {
-        bail!(
-            "floor: {} is not a loopback address; it is a bench target only",
-            args.listen
-        );
+        bail!("floor: {} is not a loopback address; it is a bench target only", args.listen);
     }
     let answer: &'static [u8] = match &args.answer_file {
         Some(path) => std::fs::read(path)
@@ -73,19 +70,13 @@ fn main() -> anyhow::Result<()> {
         threads.push(std::thread::spawn(move || serve(listener, answer)));
     }
     for thread in threads {
-        thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("a core of floor panicked"))??;
+        thread.join().map_err(|_| anyhow::anyhow!("a core of floor panicked"))??;
     }
     Ok(())
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -96,9 +87,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 fn serve(listener: std::net::TcpListener, answer: &'static [u8]) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener)?;
         loop {

@@ -33,18 +33,13 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         .map(|index| (dataset::code(index).len() + dataset::target(index).len()) as u64)
         .sum::<u64>()
         / sample;
-    let l1 = format!(
-        "cache.l1_bytes={}",
-        (links / 100 * (payload + ENTRY)).max(65_536)
-    );
+    let l1 = format!("cache.l1_bytes={}", (links / 100 * (payload + ENTRY)).max(65_536));
     let settings = [&*l1, "clicks.worker=false", "clicks.spool_bytes=16GiB"];
     let (mut cpu, mut peak, mut p99, mut hits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=bench.rounds {
         let server = bench.shunt.serve(&data, bench.pinning.server, &settings)?;
         server.check(links)?;
-        let closed = Load::closed(CONNECTIONS)
-            .keys(&keys)
-            .time(bench.round, WARMUP);
+        let closed = Load::closed(CONNECTIONS).keys(&keys).time(bench.round, WARMUP);
         let measured = bench.measure(&server, &closed, false)?;
         let open = Load::open(measured.per_second / 2.0, CONNECTIONS)
             .keys(&keys)
@@ -65,15 +60,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         p99.push(paced.p99);
         server.process.stop(STOP)?;
     }
-    outcome.columns = [
-        "",
-        "requests/s",
-        "CPU µs per redirect",
-        "p99 µs at half",
-        "answered by L1",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    outcome.columns = ["", "requests/s", "CPU µs per redirect", "p99 µs at half", "answered by L1"]
+        .map(str::to_owned)
+        .to_vec();
     outcome.rows.push(vec![
         "shunt, cold".to_owned(),
         amount(median(&peak), ""),
@@ -88,20 +77,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         String::new(),
         String::new(),
     ]);
-    outcome.judge(
-        "CPU per cold redirect, of nginx's hot",
-        median(&cpu) / nginx,
-        3.0,
-        true,
-        "×",
-    );
-    outcome.judge(
-        "p99 at half of the peak rate",
-        median(&p99) / 1e3,
-        2.0,
-        true,
-        "ms",
-    );
+    outcome.judge("CPU per cold redirect, of nginx's hot", median(&cpu) / nginx, 3.0, true, "×");
+    outcome.judge("p99 at half of the peak rate", median(&p99) / 1e3, 2.0, true, "ms");
     outcome.raw = serde_json::json!({
         "links": links, "cpu": cpu, "peak": peak, "p99": p99, "l1_share": hits, "nginx_cpu": nginx
     });

@@ -25,18 +25,14 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
          that commits each row by itself with synchronous=FULL on the same disk. fsyncs are \
          counted with strace in a run of its own.",
     );
-    let load = Load::closed(CONNECTIONS)
-        .with("--creates", 1.0)
-        .time(bench.round, WARMUP);
+    let load = Load::closed(CONNECTIONS).with("--creates", 1.0).time(bench.round, WARMUP);
     let (mut full, mut off, mut single, mut groups) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=bench.rounds {
         for (durability, rates) in [("full", &mut full), ("off", &mut off)] {
             let data = bench.fresh("creates")?;
             let setting = format!("store.durability={durability}");
-            let server = bench
-                .shunt
-                .serve(&data, bench.pinning.server, &[&setting])?;
+            let server = bench.shunt.serve(&data, bench.pinning.server, &[&setting])?;
             let measured = bench.measure(&server, &load, false)?;
             if durability == "full" {
                 let (commits, acknowledged) = commits(&server)?;
@@ -57,12 +53,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     }
     let (fsyncs, commits) = counted_fsyncs(bench)?;
     let rate = |figures: &[super::Figures]| {
-        median(
-            &figures
-                .iter()
-                .map(|figure| figure.per_second)
-                .collect::<Vec<_>>(),
-        )
+        median(&figures.iter().map(|figure| figure.per_second).collect::<Vec<_>>())
     };
     let p99 = |figures: &[super::Figures]| {
         median(&figures.iter().map(|figure| figure.p99).collect::<Vec<_>>())
@@ -90,13 +81,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         ),
         of_single >= 10.0 || of_off >= 0.70,
     );
-    outcome.judge(
-        "fsyncs per acknowledged group",
-        fsyncs / commits.max(1.0),
-        1.0,
-        false,
-        "",
-    );
+    outcome.judge("fsyncs per acknowledged group", fsyncs / commits.max(1.0), 1.0, false, "");
     outcome.note("creates per group", &amount(median(&groups), ""));
     outcome.raw = serde_json::json!({
         "full": full, "off": off, "one_by_one": single, "fsyncs": fsyncs, "commits": commits
@@ -106,14 +91,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
 
 fn commits(server: &Server) -> anyhow::Result<(f64, f64)> {
     let get = |name: &str| -> anyhow::Result<f64> {
-        server
-            .metric(name, "")?
-            .with_context(|| format!("/metrics does not show {name}"))
+        server.metric(name, "")?.with_context(|| format!("/metrics does not show {name}"))
     };
-    Ok((
-        get("shunt_store_commits_total")?,
-        get("shunt_store_writes_acknowledged_total")?,
-    ))
+    Ok((get("shunt_store_commits_total")?, get("shunt_store_writes_acknowledged_total")?))
 }
 
 /// Rows a second of the barest loop that makes every row durable by itself.
@@ -128,10 +108,7 @@ fn one_by_one(dir: &Path, time: Duration) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut rows = 0_u64;
     while began.elapsed() < time {
-        insert.execute(params![
-            crate::dataset::code(rows),
-            crate::dataset::target(rows)
-        ])?;
+        insert.execute(params![crate::dataset::code(rows), crate::dataset::target(rows)])?;
         rows += 1;
     }
     Ok(rows as f64 / began.elapsed().as_secs_f64())
@@ -141,20 +118,11 @@ fn one_by_one(dir: &Path, time: Duration) -> anyhow::Result<f64> {
 /// path is idle in it: nothing is redirected.
 fn counted_fsyncs(bench: &Bench) -> anyhow::Result<(f64, f64)> {
     let data = bench.fresh("creates")?;
-    let server = bench
-        .shunt
-        .serve(&data, bench.pinning.server, &["clicks.worker=false"])?;
+    let server = bench.shunt.serve(&data, bench.pinning.server, &["clicks.worker=false"])?;
     let before = commits(&server)?;
     let out = bench.scratch.join("strace.txt");
     let mut strace = Command::new("strace")
-        .args([
-            "-f",
-            "-c",
-            "-e",
-            "trace=fsync,fdatasync",
-            "-p",
-            &server.process.id().to_string(),
-        ])
+        .args(["-f", "-c", "-e", "trace=fsync,fdatasync", "-p", &server.process.id().to_string()])
         .arg("-o")
         .arg(&out)
         .stdin(Stdio::null())
@@ -166,10 +134,7 @@ fn counted_fsyncs(bench: &Bench) -> anyhow::Result<(f64, f64)> {
     let status = format!("/proc/{}/status", server.process.id());
     let deadline = Instant::now() + Duration::from_secs(10);
     while std::fs::read_to_string(&status)?.contains("TracerPid:\t0\n") {
-        ensure!(
-            Instant::now() < deadline,
-            "strace could not attach; is ptrace allowed here?"
-        );
+        ensure!(Instant::now() < deadline, "strace could not attach; is ptrace allowed here?");
         crate::process::pause(Duration::from_millis(5));
     }
     let load = Load::closed(CONNECTIONS)
@@ -177,10 +142,7 @@ fn counted_fsyncs(bench: &Bench) -> anyhow::Result<(f64, f64)> {
         .time(Duration::from_secs(2), Duration::ZERO);
     let loaded = bench.generator.run(server.address, &load);
     let after = commits(&server)?;
-    if let Some(pid) = i32::try_from(strace.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    {
+    if let Some(pid) = i32::try_from(strace.id()).ok().and_then(rustix::process::Pid::from_raw) {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).context("stop strace")?;
     }
     strace.wait().context("wait for strace")?;

@@ -13,12 +13,7 @@ const PAUSED: [&str; 2] = ["clicks.worker=false", "clicks.spool_bytes=16GiB"];
 const WORKING: [&str; 2] = ["clicks.worker=true", "clicks.spool_bytes=16GiB"];
 
 /// The contenders, in the order of a round.
-const NAMES: [&str; 4] = [
-    "nginx",
-    "floor",
-    "shunt, worker paused",
-    "shunt, worker running",
-];
+const NAMES: [&str; 4] = ["nginx", "floor", "shunt, worker paused", "shunt, worker running"];
 
 /// Figures of one contender over all rounds.
 #[derive(Debug, Default, serde::Serialize)]
@@ -43,9 +38,7 @@ impl Rounds {
 /// nginx can't be started or answers wrongly.
 pub fn nginx_hot(bench: &Bench) -> anyhow::Result<f64> {
     let keys = bench.cache.keys(HOT_LINKS)?;
-    let load = Load::closed(CONNECTIONS)
-        .keys(&keys)
-        .time(bench.round, WARMUP);
+    let load = Load::closed(CONNECTIONS).keys(&keys).time(bench.round, WARMUP);
     let mut cpu = Vec::new();
     for _ in 0..bench.rounds {
         let server = start_nginx(bench)?;
@@ -56,12 +49,8 @@ pub fn nginx_hot(bench: &Bench) -> anyhow::Result<f64> {
 
 fn start_nginx(bench: &Bench) -> anyhow::Result<Server> {
     let map = bench.cache.nginx_map(HOT_LINKS)?;
-    let server = servers::nginx(
-        &bench.scratch.join("nginx"),
-        bench.pinning.server,
-        &map,
-        HOT_LINKS,
-    )?;
+    let server =
+        servers::nginx(&bench.scratch.join("nginx"), bench.pinning.server, &map, HOT_LINKS)?;
     server.check(HOT_LINKS)?;
     Ok(server)
 }
@@ -221,40 +210,14 @@ fn report(outcome: &mut Outcome, rounds: &[Rounds; 4], open_rate: f64, clicks: &
     let [nginx, floor, paused, working] = rounds;
     let cpu = |rounds: &Rounds| rounds.closed(|f| f.cpu);
     let rate = |rounds: &Rounds| rounds.closed(|f| f.per_second);
-    outcome.judge(
-        "CPU per redirect, of nginx's",
-        cpu(paused) / cpu(nginx),
-        0.90,
-        true,
-        "×",
-    );
-    outcome.judge(
-        "requests/s, of nginx's",
-        rate(paused) / rate(nginx),
-        1.10,
-        false,
-        "×",
-    );
+    outcome.judge("CPU per redirect, of nginx's", cpu(paused) / cpu(nginx), 0.90, true, "×");
+    outcome.judge("requests/s, of nginx's", rate(paused) / rate(nginx), 1.10, false, "×");
     let closed = |rounds: &Rounds| rounds.closed(|f| f.p99);
-    outcome.judge(
-        "p99, of nginx's",
-        closed(paused) / closed(nginx),
-        1.0,
-        true,
-        "×",
-    );
+    outcome.judge("p99, of nginx's", closed(paused) / closed(nginx), 1.0, true, "×");
     let open = |rounds: &Rounds| rounds.open(|f| f.p99);
-    outcome.note(
-        "p99 at the same paced rate, of nginx's",
-        &amount(open(paused) / open(nginx), "×"),
-    );
-    outcome.judge(
-        "CPU per redirect, of the floor's",
-        cpu(paused) / cpu(floor),
-        1.15,
-        true,
-        "×",
-    );
+    outcome
+        .note("p99 at the same paced rate, of nginx's", &amount(open(paused) / open(nginx), "×"));
+    outcome.judge("CPU per redirect, of the floor's", cpu(paused) / cpu(floor), 1.15, true, "×");
     outcome.judge(
         "CPU per redirect with the worker running, of nginx's",
         cpu(working) / cpu(nginx),

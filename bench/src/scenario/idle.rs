@@ -48,31 +48,19 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         let mut client =
             Client::connect(server.address).with_context(|| format!("open connection {number}"))?;
         let answer = client.get(&format!("/{}", dataset::code(number % HOT_LINKS)))?;
-        ensure!(
-            answer.status == 302,
-            "connection {number} is answered {}",
-            answer.status
-        );
+        ensure!(answer.status == 302, "connection {number} is answered {}", answer.status);
         clients.push(client);
     }
     // A spool write or a timer later it must still be so.
     pause(Duration::from_secs(3));
-    let open = server
-        .metric("shunt_connections_open", "")?
-        .unwrap_or_default();
+    let open = server.metric("shunt_connections_open", "")?.unwrap_or_default();
     let loaded = server.process.memory()?;
     for client in clients.iter_mut().step_by(1_000) {
-        ensure!(
-            client.get(&path)?.status == 302,
-            "an idle connection no longer answers"
-        );
+        ensure!(client.get(&path)?.status == 302, "an idle connection no longer answers");
     }
     drop(clients);
     server.process.stop(STOP)?;
-    ensure!(
-        open >= CLIENTS as f64,
-        "{open} of {CLIENTS} connections are open"
-    );
+    ensure!(open >= CLIENTS as f64, "{open} of {CLIENTS} connections are open");
 
     let data = bench.seeded(bench.many)?;
     let mut starts = Vec::new();
@@ -86,13 +74,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             starts.push(time.as_secs_f64() * 1e3);
         }
     }
-    outcome.judge(
-        "resident memory, idle",
-        idle.resident as f64 / MIB,
-        30.0,
-        true,
-        "MiB",
-    );
+    outcome.judge("resident memory, idle", idle.resident as f64 / MIB, 30.0, true, "MiB");
     outcome.judge(
         "resident memory, 10,000 idle connections",
         loaded.resident as f64 / MIB,
@@ -107,13 +89,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             "bytes",
         ),
     );
-    outcome.judge(
-        "start to first redirect",
-        median(&starts),
-        300.0,
-        true,
-        "ms",
-    );
+    outcome.judge("start to first redirect", median(&starts), 300.0, true, "ms");
     outcome.raw = serde_json::json!({
         "idle": idle.resident, "idle_anonymous": idle.anonymous,
         "connections": loaded.resident, "starts_ms": starts, "links": bench.many

@@ -55,9 +55,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         ("bare loop, all indexes", &bare_text),
         ("bare loop, no text index", &bare),
     ] {
-        outcome
-            .rows
-            .push(vec![name.to_owned(), amount(median(rates), "")]);
+        outcome.rows.push(vec![name.to_owned(), amount(median(rates), "")]);
     }
     outcome.judge(
         "rows/s, of the bare loop with all indexes",
@@ -95,20 +93,12 @@ fn copy(source: &Path, path: &Path, text: bool, expected: u64) -> anyhow::Result
     let columns = select.column_count();
     let names: Vec<String> = select.column_names().map(str::to_owned).collect();
     let at = |name: &str| names.iter().position(|column| column == name);
-    let indexed: Vec<usize> = ["id", "code", "title", "target"]
-        .into_iter()
-        .filter_map(at)
-        .collect();
+    let indexed: Vec<usize> =
+        ["id", "code", "title", "target"].into_iter().filter_map(at).collect();
     let all: Vec<Vec<Value>> = select
-        .query_map([], |row| {
-            (0..columns).map(|column| row.get(column)).collect()
-        })?
+        .query_map([], |row| (0..columns).map(|column| row.get(column)).collect())?
         .collect::<Result<_, _>>()?;
-    ensure!(
-        all.len() as u64 == expected,
-        "{} rows were read of {expected}",
-        all.len()
-    );
+    ensure!(all.len() as u64 == expected, "{} rows were read of {expected}", all.len());
 
     let to = Connection::open(path).context("open the bare database")?;
     to.pragma_update(None, "page_size", page_size)?;
@@ -138,18 +128,13 @@ fn copy(source: &Path, path: &Path, text: bool, expected: u64) -> anyhow::Result
         for row in &all {
             insert.execute(params_from_iter(row))?;
             if let Some(insert) = &mut insert_text {
-                insert.execute(params_from_iter(
-                    indexed.iter().filter_map(|at| row.get(*at)),
-                ))?;
+                insert.execute(params_from_iter(indexed.iter().filter_map(|at| row.get(*at))))?;
             }
         }
     }
     to.execute_batch("COMMIT")?;
     let rate = expected as f64 / began.elapsed().as_secs_f64();
     let found: i64 = to.query_row("SELECT count(*) FROM links", [], |row| row.get(0))?;
-    ensure!(
-        found.unsigned_abs() == expected,
-        "the bare loop left {found} rows"
-    );
+    ensure!(found.unsigned_abs() == expected, "the bare loop left {found} rows");
     Ok(rate)
 }

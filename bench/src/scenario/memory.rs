@@ -26,19 +26,11 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut resident = Vec::new();
     let mut entries = Vec::new();
     for size in ["cache.l1_bytes=2GiB", "cache.l1_bytes=64KiB"] {
-        let settings = [
-            size,
-            "store.mmap_bytes=0",
-            "clicks.worker=false",
-            "clicks.spool_bytes=4GiB",
-        ];
+        let settings =
+            [size, "store.mmap_bytes=0", "clicks.worker=false", "clicks.spool_bytes=4GiB"];
         let server = bench.shunt.serve(&data, bench.pinning.server, &settings)?;
         bench.warm(&server, links)?;
-        entries.push(
-            server
-                .metric("shunt_cache_entries", "")?
-                .unwrap_or_default(),
-        );
+        entries.push(server.metric("shunt_cache_entries", "")?.unwrap_or_default());
         resident.push(server.process.memory()?.resident as f64);
         server.process.stop(STOP)?;
     }
@@ -51,23 +43,10 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let overhead = (full - empty - share) / (held - left);
     outcome.columns = ["", "resident MiB", "entries"].map(str::to_owned).to_vec();
     for (name, at, count) in [("L1 full", full, held), ("L1 empty", empty, left)] {
-        outcome.rows.push(vec![
-            name.to_owned(),
-            amount(at / 1048576.0, ""),
-            amount(count, ""),
-        ]);
+        outcome.rows.push(vec![name.to_owned(), amount(at / 1048576.0, ""), amount(count, "")]);
     }
-    outcome.judge(
-        "overhead per entry beyond code and target",
-        overhead,
-        110.0,
-        true,
-        "bytes",
-    );
-    outcome.note(
-        "codes and targets",
-        &amount(payload as f64 / links as f64, "bytes per link"),
-    );
+    outcome.judge("overhead per entry beyond code and target", overhead, 110.0, true, "bytes");
+    outcome.note("codes and targets", &amount(payload as f64 / links as f64, "bytes per link"));
     outcome.raw =
         serde_json::json!({ "resident": resident, "entries": entries, "payload": payload });
     Ok(outcome)

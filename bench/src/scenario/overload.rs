@@ -53,18 +53,10 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         group.add(server.process.id())?;
     }
     bench.warm(&server, HOT_LINKS)?;
-    let closed = Load::closed(CONNECTIONS)
-        .keys(&keys)
-        .time(bench.round, WARMUP);
+    let closed = Load::closed(CONNECTIONS).keys(&keys).time(bench.round, WARMUP);
     let peak = bench.measure(&server, &closed, false)?.per_second;
-    let half = |time| {
-        Load::open(peak / 2.0, CONNECTIONS)
-            .keys(&keys)
-            .time(time, Duration::ZERO)
-    };
-    let before = bench
-        .generator
-        .run(server.address, &half(Duration::from_secs(10)))?;
+    let half = |time| Load::open(peak / 2.0, CONNECTIONS).keys(&keys).time(time, Duration::ZERO);
+    let before = bench.generator.run(server.address, &half(Duration::from_secs(10)))?;
     super::right(&before)?;
     let normal = median(&seconds(&before.series, 1, 9));
 
@@ -103,9 +95,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let back = back_to(&after.series, bound);
     let largest = largest.into_inner();
 
-    outcome.columns = ["", "offered/s", "good/s", "p99 ms"]
-        .map(str::to_owned)
-        .to_vec();
+    outcome.columns = ["", "offered/s", "good/s", "p99 ms"].map(str::to_owned).to_vec();
     for (name, offered, good, p99) in [
         ("normal", peak / 2.0, before.per_second, normal),
         ("overload", 3.0 * peak, goodput, overloaded.latency.p99),
@@ -134,10 +124,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     outcome.judge("goodput, of the peak", goodput / peak, 0.90, false, "×");
     match back {
         Some(second) => outcome.judge(
-            &format!(
-                "back to normal p99 (under {} ms) after",
-                amount(bound / 1e3, "")
-            ),
+            &format!("back to normal p99 (under {} ms) after", amount(bound / 1e3, "")),
             second as f64,
             10.0,
             true,
@@ -145,10 +132,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         ),
         None => outcome.require("back to normal p99 within 10 s", "not at all", false),
     }
-    outcome.note(
-        "answers after it that were wrong",
-        &after.failed.to_string(),
-    );
+    outcome.note("answers after it that were wrong", &after.failed.to_string());
     outcome.raw = serde_json::json!({
         "peak": peak, "normal_p99": normal, "goodput": goodput, "largest": largest, "back": back,
         "overload_failures": overloaded.failures, "overload_statuses": overloaded.statuses,
@@ -169,10 +153,7 @@ fn seconds(series: &[Point], from: u64, to: u64) -> Vec<f64> {
 /// seconds that follow (a machine has its own hiccups).
 fn back_to(series: &[Point], bound: f64) -> Option<u64> {
     series.iter().map(|point| point.second).find(|from| {
-        let rest: Vec<&Point> = series
-            .iter()
-            .filter(|point| point.second >= *from)
-            .collect();
+        let rest: Vec<&Point> = series.iter().filter(|point| point.second >= *from).collect();
         let first_holds = rest.first().is_some_and(|point| point.p99 <= bound);
         first_holds && rest.iter().filter(|point| point.p99 > bound).count() <= 1
     })
@@ -188,11 +169,7 @@ struct Group {
 impl Group {
     fn new(name: &str) -> Option<Self> {
         let roots = [
-            (
-                "/sys/fs/cgroup/memory",
-                "memory.limit_in_bytes",
-                "memory.oom_control",
-            ),
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"),
             ("/sys/fs/cgroup", "memory.max", "memory.events"),
         ];
         roots.into_iter().find_map(|(root, limit, events)| {
@@ -213,9 +190,7 @@ impl Group {
     /// Whether the kernel killed for want of memory.
     fn killed(&self) -> bool {
         let events = fs::read_to_string(self.path.join(self.events)).unwrap_or_default();
-        events
-            .lines()
-            .any(|line| line.starts_with("oom_kill ") && !line.ends_with(" 0"))
+        events.lines().any(|line| line.starts_with("oom_kill ") && !line.ends_with(" 0"))
     }
 }
 
@@ -238,19 +213,13 @@ mod tests {
     #[test]
     fn the_return_is_the_first_second_that_lasts() {
         let series = |p99: &[f64]| -> Vec<Point> {
-            let point = |(second, p99): (usize, &f64)| Point {
-                second: second as u64,
-                good: 1,
-                p99: *p99,
-            };
+            let point =
+                |(second, p99): (usize, &f64)| Point { second: second as u64, good: 1, p99: *p99 };
             p99.iter().enumerate().map(point).collect()
         };
         assert_eq!(back_to(&series(&[1.0, 1.0, 1.0]), 2.0), Some(0));
         assert_eq!(back_to(&series(&[9.0, 9.0, 1.0, 1.0]), 2.0), Some(2));
-        assert_eq!(
-            back_to(&series(&[9.0, 1.0, 9.0, 1.0, 9.0, 1.0]), 2.0),
-            Some(3)
-        );
+        assert_eq!(back_to(&series(&[9.0, 1.0, 9.0, 1.0, 9.0, 1.0]), 2.0), Some(3));
         assert_eq!(back_to(&series(&[9.0, 9.0]), 2.0), None);
     }
 }

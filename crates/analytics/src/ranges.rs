@@ -23,8 +23,7 @@ impl RangeSet {
         // The runs that overlap or touch the new one: from `from` up to, not including, `to`.
         let from = self.runs.partition_point(|&(_, end)| end < first && first - end > 1);
         let to = from
-            + self.runs[from..]
-                .partition_point(|&(start, _)| start <= last || start - last <= 1);
+            + self.runs[from..].partition_point(|&(start, _)| start <= last || start - last <= 1);
         if from == to {
             self.runs.insert(from, (first, last));
             return;

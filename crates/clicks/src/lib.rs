@@ -26,10 +26,10 @@ pub mod ring;
 pub mod spool;
 
 pub use config::PipelineConfig;
+pub use frame::RecordBatch;
 pub use pipeline::{Pipeline, ShutdownReport, StartError};
 pub use ring::RingProducer;
 pub use spool::reader::{Position, SpoolReader};
-pub use frame::RecordBatch;
 pub use stats::{PipelineStats, SpoolState, WorkerState};
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ pub struct Pipeline {
     closed: Arc<AtomicBool>,
     stored: Arc<AtomicBool>,
     spool: Thread,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     #[cfg(test)]
     pub(crate) faults: Arc<crate::spool::segments::Faults>,
 }
@@ -176,11 +176,15 @@ impl Pipeline {
             }
         })?;
         let now = u64::try_from(Timestamp::from(SystemTime::now()).as_millis()).unwrap_or(0);
-        let boot =
-            dir.next_boot(now).map_err(|source| StartError::Spool { path: path.clone(), source })?;
-        let config = PipelineConfig { cores: config.cores.max(1), ..config };
-        let (rings, ring_dir) =
-            files::create(&config, node, boot).map_err(StartError::System)?;
+        let boot = dir
+            .next_boot(now)
+            .map_err(|source| StartError::Spool { path: path.clone(), source })?;
+        let config = PipelineConfig {
+            cores: config.cores.max(1),
+            flush_interval: config.flush_interval.max(Duration::from_millis(1)),
+            ..config
+        };
+        let (rings, ring_dir) = files::create(&config, node, boot).map_err(StartError::System)?;
 
         let frontier = Arc::new(Frontier::default());
         let meters = Arc::new(Meters::default());
@@ -228,7 +232,7 @@ impl Pipeline {
                 stored.store(worker.run(reader), Ordering::Release);
             })
         };
-        let mut pipeline = Self {
+        let pipeline = Self {
             config,
             node,
             boot,
@@ -240,12 +244,12 @@ impl Pipeline {
             closed,
             stored,
             spool: spool.thread().clone(),
-            threads: vec![spool],
+            threads: Mutex::new(vec![spool]),
             #[cfg(test)]
             faults,
         };
         // Without a worker, dropping the pipeline stops the spool thread again.
-        pipeline.threads.push(worker?);
+        pipeline.threads().push(worker?);
         Ok(pipeline)
     }
 
@@ -296,7 +300,8 @@ impl Pipeline {
     /// Stops in order: waits for the recorders to be dropped, drains the rings, writes the
     /// boot's closing frame, stores everything. Blocks, until `deadline` at most; what is not
     /// done by then is done by the next start.
-    pub fn shutdown(mut self, deadline: Deadline) -> ShutdownReport {
+    /// Only the first call stops anything; figures can still be read afterwards.
+    pub fn shutdown(&self, deadline: Deadline) -> ShutdownReport {
         self.stop(deadline.instant());
         ShutdownReport {
             closed: self.closed.load(Ordering::Acquire),
@@ -304,11 +309,20 @@ impl Pipeline {
         }
     }
 
-    fn stop(&mut self, at: Instant) {
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        // A list of handles has no half-changed state.
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self, at: Instant) {
+        let threads = std::mem::take(&mut *self.threads());
+        if threads.is_empty() {
+            return;
+        }
         self.control.update(|state| state.stop_at = Some(at));
         self.spool.unpark();
         self.frontier.update(|state| state.interrupted = true);
-        let all = self.threads.len();
+        let all = threads.len();
         // A little longer than the threads themselves have; one that hangs in a system call is
         // left to the end of the process.
         let grace = Duration::from_millis(500);
@@ -327,7 +341,7 @@ impl Pipeline {
         }
         let ended = state.ended >= all;
         drop(state);
-        for thread in self.threads.drain(..).filter(|_| ended) {
+        for thread in threads.into_iter().filter(|_| ended) {
             // A panic of theirs was printed; the report says what is missing.
             let _ = thread.join();
         }
@@ -337,9 +351,7 @@ impl Pipeline {
 impl Drop for Pipeline {
     /// Without [`Pipeline::shutdown`]: stops at once, as a kill would.
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.stop(Instant::now());
-        }
+        self.stop(Instant::now());
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) const PREFIX: usize = 2;
 const MAX_ENTRY: usize = (PREFIX + Click::MAX_ENCODED).next_multiple_of(WORD);
 /// Fewest words of a ring, so that every event fits many times over.
 const MIN_CAPACITY: usize = (64 << 10) / WORD;
+/// Most words of a ring.
+const MAX_CAPACITY: usize = (1 << 30) / WORD;
 
 /// Who a ring belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,7 @@ pub(crate) struct Ring {
 
 /// Words of a mapping for a ring of `bytes`.
 pub(crate) fn mapping_words(bytes: usize) -> usize {
-    HEADER + (bytes / WORD).max(MIN_CAPACITY).next_power_of_two()
+    HEADER + (bytes / WORD).clamp(MIN_CAPACITY, MAX_CAPACITY).next_power_of_two()
 }
 
 impl Ring {

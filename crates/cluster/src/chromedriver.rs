@@ -54,22 +54,14 @@ impl Chromedriver {
         })?;
         let mut args: Vec<String> = FLAGS.iter().chain(flags).map(ToString::to_string).collect();
         args.push(format!("--window-size={width},{height}"));
-        args.push(format!(
-            "--user-data-dir={}",
-            directory.path().join("profile").display()
-        ));
+        args.push(format!("--user-data-dir={}", directory.path().join("profile").display()));
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": {"args": args},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let mut driver = Self {
-            address,
-            session: String::new(),
-            _process: process,
-            _port: port,
-            directory,
-        };
+        let mut driver =
+            Self { address, session: String::new(), _process: process, _port: port, directory };
         let answer = driver.call("POST", "/session", Some(&capabilities))?;
         let session = answer.get("sessionId").and_then(Value::as_str);
         let session = session.ok_or_else(|| anyhow!("no browser session: {answer}"))?;
@@ -98,8 +90,7 @@ impl Chromedriver {
     /// # Errors
     /// When the browser can't.
     pub fn open(&self, url: &str) -> Result<()> {
-        self.call("POST", "/url", Some(&json!({ "url": url })))
-            .map(|_| ())
+        self.call("POST", "/url", Some(&json!({ "url": url }))).map(|_| ())
     }
 
     /// The address of the page shown.
@@ -116,11 +107,7 @@ impl Chromedriver {
     /// # Errors
     /// When it throws.
     pub fn script(&self, script: &str) -> Result<Value> {
-        self.call(
-            "POST",
-            "/execute/sync",
-            Some(&json!({"script": script, "args": []})),
-        )
+        self.call("POST", "/execute/sync", Some(&json!({"script": script, "args": []})))
     }
 
     fn element(&self, selector: &str) -> Result<String> {
@@ -128,11 +115,8 @@ impl Chromedriver {
         let found = wait::until(wait::PATIENCE, &format!("an element {selector}"), || {
             self.call("POST", "/element", Some(&query)).ok()
         })?;
-        let id = found
-            .as_object()
-            .and_then(|object| object.values().next()?.as_str());
-        id.map(ToOwned::to_owned)
-            .ok_or_else(|| anyhow!("no element {selector}: {found}"))
+        let id = found.as_object().and_then(|object| object.values().next()?.as_str());
+        id.map(ToOwned::to_owned).ok_or_else(|| anyhow!("no element {selector}: {found}"))
     }
 
     /// Clicks on the first element that a CSS selector finds, as soon as there is one.
@@ -141,12 +125,7 @@ impl Chromedriver {
     /// When there is none within the patience of a wait, or it can't be clicked.
     pub fn click(&self, selector: &str) -> Result<()> {
         let element = self.element(selector)?;
-        self.call(
-            "POST",
-            &format!("/element/{element}/click"),
-            Some(&json!({})),
-        )
-        .map(|_| ())
+        self.call("POST", &format!("/element/{element}/click"), Some(&json!({}))).map(|_| ())
     }
 
     /// Types into an element.
@@ -156,8 +135,7 @@ impl Chromedriver {
     pub fn type_into(&self, selector: &str, text: &str) -> Result<()> {
         let element = self.element(selector)?;
         let body = json!({ "text": text });
-        self.call("POST", &format!("/element/{element}/value"), Some(&body))
-            .map(|_| ())
+        self.call("POST", &format!("/element/{element}/value"), Some(&body)).map(|_| ())
     }
 
     /// The text of an element as it is shown.
@@ -187,8 +165,7 @@ impl Chromedriver {
     pub fn prefer_colors(&self, scheme: &str) -> Result<()> {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
-        self.call("POST", "/goog/cdp/execute", Some(&body))
-            .map(|_| ())
+        self.call("POST", "/goog/cdp/execute", Some(&body)).map(|_| ())
     }
 
     /// Sends a command of the DevTools protocol, such as `Emulation.setDeviceMetricsOverride`.

@@ -37,34 +37,23 @@ impl Strace {
         if let Some(inject) = inject {
             spec = spec.args(["-e", &format!("inject={inject}")]);
         }
-        let mut process = spec
-            .spawn(directory.path())
-            .context("start strace (Debian package strace)")?;
+        let mut process =
+            spec.spawn(directory.path()).context("start strace (Debian package strace)")?;
         // All threads that there are must be traced before the fault counts as in force.
         process.wait_ready(wait::PATIENCE, |_| all_traced(pid).then_some(()))?;
-        Ok(Self {
-            process,
-            trace,
-            _directory: directory,
-        })
+        Ok(Self { process, trace, _directory: directory })
     }
 
     /// The lines traced so far.
     pub fn lines(&self) -> Vec<String> {
         let text = fs::read(&self.trace).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        text.lines()
-            .filter(|line| !line.contains("resumed>"))
-            .map(ToOwned::to_owned)
-            .collect()
+        text.lines().filter(|line| !line.contains("resumed>")).map(ToOwned::to_owned).collect()
     }
 
     /// How many traced lines hold this text.
     pub fn count(&self, text: &str) -> usize {
-        self.lines()
-            .iter()
-            .filter(|line| line.contains(text))
-            .count()
+        self.lines().iter().filter(|line| line.contains(text)).count()
     }
 
     /// How many calls a fault was put into. A run in which this is 0 proved nothing.
@@ -88,11 +77,8 @@ fn all_traced(pid: u32) -> bool {
         return false;
     };
     tasks.flatten().all(|task| {
-        fs::read_to_string(task.path().join("status")).is_ok_and(|status| {
-            !status
-                .lines()
-                .any(|line| line.trim_end() == "TracerPid:\t0")
-        })
+        fs::read_to_string(task.path().join("status"))
+            .is_ok_and(|status| !status.lines().any(|line| line.trim_end() == "TracerPid:\t0"))
     })
 }
 
@@ -110,13 +96,7 @@ impl SmallDisk {
     pub fn mount(kib: u32) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let finished = Spec::new("mount", "mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={kib}k,mode=700"),
-                "tmpfs",
-            ])
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k,mode=700"), "tmpfs"])
             .arg(directory.path())
             .run(&std::env::temp_dir(), wait::PATIENCE)?;
         finished.ok().context("mount a small tmpfs (needs root)")?;
@@ -164,9 +144,7 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily, because a server that is being killed may still hold files.
-        let spec = Spec::new("umount", "umount")
-            .arg("-l")
-            .arg(self.directory.path());
+        let spec = Spec::new("umount", "umount").arg("-l").arg(self.directory.path());
         let _ = spec.run(&std::env::temp_dir(), wait::PATIENCE);
     }
 }

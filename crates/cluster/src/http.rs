@@ -77,12 +77,7 @@ pub struct Request {
 impl Request {
     /// A request without headers and body.
     pub fn new(method: impl Into<String>, target: impl Into<String>) -> Self {
-        Self {
-            method: method.into(),
-            target: target.into(),
-            headers: Vec::new(),
-            body: Vec::new(),
-        }
+        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
 
     /// A `GET`.
@@ -98,8 +93,7 @@ impl Request {
     /// Sets a JSON body.
     #[must_use]
     pub fn json(self, json: &serde_json::Value) -> Self {
-        self.header("Content-Type", "application/json")
-            .body(json.to_string())
+        self.header("Content-Type", "application/json").body(json.to_string())
     }
 
     /// Adds a header.
@@ -125,11 +119,7 @@ impl Request {
     /// The bytes on the wire, for a server known as `host`.
     pub fn to_bytes(&self, host: &str) -> Vec<u8> {
         use std::fmt::Write as _;
-        let has = |name: &str| {
-            self.headers
-                .iter()
-                .any(|(n, _)| n.eq_ignore_ascii_case(name))
-        };
+        let has = |name: &str| self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !has("host") {
             let _ = write!(head, "Host: {host}\r\n");
@@ -162,10 +152,7 @@ pub struct Response {
 impl Response {
     /// The first header of this name (lower-case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// `Location`, or nothing.
@@ -175,8 +162,7 @@ impl Response {
 
     /// Whether the connection ends with this answer.
     pub fn closes(&self) -> bool {
-        self.header("connection")
-            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
     /// The body as text.
@@ -228,10 +214,7 @@ impl Connection {
             }
         };
         stream.set_read_timeout(TIMEOUT)?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-            host,
-        })
+        Ok(Self { stream: BufReader::new(stream), host })
     }
 
     /// How long one read may take.
@@ -289,20 +272,13 @@ impl Connection {
     fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         let limit = 128 * 1024;
-        let read = self
-            .stream
-            .by_ref()
-            .take(limit)
-            .read_until(b'\n', &mut line);
+        let read = self.stream.by_ref().take(limit).read_until(b'\n', &mut line);
         read.context("read the answer's head")?;
         if line.is_empty() {
             bail!("the connection was closed before an answer");
         }
         let Some(text) = line.strip_suffix(b"\r\n") else {
-            bail!(
-                "a line of the head has no CR LF: {:?}",
-                String::from_utf8_lossy(&line)
-            );
+            bail!("a line of the head has no CR LF: {:?}", String::from_utf8_lossy(&line));
         };
         String::from_utf8(text.to_vec()).context("the answer's head is not UTF-8")
     }
@@ -320,16 +296,11 @@ impl Connection {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| anyhow!("no header: {line:?}"))?;
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| anyhow!("no header: {line:?}"))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response {
-            status,
-            headers,
-            body: Vec::new(),
-        };
+        let mut response = Response { status, headers, body: Vec::new() };
         let bodiless = head || status < 200 || status == 204 || status == 304;
         if !bodiless {
             response.body = self.read_body(&response)?;
@@ -365,9 +336,7 @@ impl Connection {
             body.resize(length, 0);
             self.stream.read_exact(&mut body).context("read the body")?;
         } else {
-            self.stream
-                .read_to_end(&mut body)
-                .context("read the body to the end")?;
+            self.stream.read_to_end(&mut body).context("read the body to the end")?;
         }
         Ok(body)
     }
@@ -407,10 +376,8 @@ pub fn ask(address: &Address, request: &Request) -> Result<Response> {
 /// When the bytes are not a whole number of well-formed answers.
 pub fn split_answers(bytes: &[u8]) -> Result<Vec<Response>> {
     let (ours, mut theirs) = UnixStream::pair()?;
-    let mut connection = Connection {
-        stream: BufReader::new(Stream::Unix(ours)),
-        host: String::new(),
-    };
+    let mut connection =
+        Connection { stream: BufReader::new(Stream::Unix(ours)), host: String::new() };
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || {
         // A reader that gives up early is told by its own error.
@@ -441,10 +408,7 @@ mod tests {
         let bytes = b"HTTP/1.1 302 Found\r\nLocation: http://a/\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
         let answers = split_answers(bytes).unwrap();
         assert_eq!(answers.len(), 2);
-        assert_eq!(
-            (answers[0].status, answers[0].location()),
-            (302, "http://a/")
-        );
+        assert_eq!((answers[0].status, answers[0].location()), (302, "http://a/"));
         assert_eq!(answers[1].text(), "abc");
     }
 
@@ -457,25 +421,15 @@ mod tests {
             b"garbage\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
         ] {
-            assert!(
-                split_answers(bytes).is_err(),
-                "{}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert!(split_answers(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }
     }
 
     #[test]
     fn a_request_has_its_host_and_length_unless_given() {
         let text = |request: Request| String::from_utf8(request.to_bytes("h:1")).unwrap();
-        assert_eq!(
-            text(Request::get("/x")),
-            "GET /x HTTP/1.1\r\nHost: h:1\r\n\r\n"
-        );
+        assert_eq!(text(Request::get("/x")), "GET /x HTTP/1.1\r\nHost: h:1\r\n\r\n");
         let post = Request::new("POST", "/").header("host", "other").body("ab");
-        assert_eq!(
-            text(post),
-            "POST / HTTP/1.1\r\nhost: other\r\nContent-Length: 2\r\n\r\nab"
-        );
+        assert_eq!(text(post), "POST / HTTP/1.1\r\nhost: other\r\nContent-Length: 2\r\n\r\nab");
     }
 }

@@ -46,11 +46,7 @@ impl Nginx {
             .context("start nginx (Debian package nginx)")?;
         let address = Address::from(port.address());
         process.wait_ready(wait::PATIENCE, |_| Connection::open(&address).ok())?;
-        Ok(Self {
-            process,
-            port,
-            _directory: directory,
-        })
+        Ok(Self { process, port, _directory: directory })
     }
 
     /// nginx as a proxy in front of `upstream`, with connections to it kept alive and reused, which
@@ -94,14 +90,7 @@ impl Nginx {
 
 /// Whether a program of this name is on the machine.
 pub fn installed(program: &str) -> bool {
-    [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-    ]
-    .iter()
-    .any(|directory| Path::new(directory).join(program).exists())
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|directory| Path::new(directory).join(program).exists())
 }

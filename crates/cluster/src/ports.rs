@@ -51,10 +51,7 @@ impl Port {
             // Somebody who takes no leases may have it. std sets SO_REUSEADDR only, so this fails
             // on any listener, SO_REUSEPORT ones included.
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self {
-                    number,
-                    _lock: lock,
-                });
+                return Ok(Self { number, _lock: lock });
             }
         }
         bail!("no free port between {FIRST} and {}", FIRST + COUNT - 1)

@@ -52,24 +52,21 @@ impl Spec {
     /// Adds arguments.
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
     /// Runs the program under another one that ends by executing it (`prlimit --nofile=256`).
     #[must_use]
     pub fn wrap<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
-        self.wrapper
-            .extend(wrapper.into_iter().map(|word| word.as_ref().to_owned()));
+        self.wrapper.extend(wrapper.into_iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -82,18 +79,13 @@ impl Spec {
 
     fn command(&self, logs: &Path) -> Command {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .args(&self.wrapper);
+        command.args(["--pdeathsig", "KILL", "--"]).args(&self.wrapper);
         command.arg(&self.program).args(&self.args);
         command.env_clear();
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        command
-            .env("HOME", logs)
-            .env("LC_ALL", "C.UTF-8")
-            .env("TMPDIR", logs);
+        command.env("HOME", logs).env("LC_ALL", "C.UTF-8").env("TMPDIR", logs);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.directory.as_deref().unwrap_or(logs));
         command.process_group(0).stdin(Stdio::null());
@@ -119,14 +111,7 @@ impl Spec {
             .stderr(err)
             .spawn()
             .with_context(|| format!("start {}", self.program.display()))?;
-        Ok(Process {
-            name: self.name.clone(),
-            child,
-            stdout,
-            stderr,
-            from,
-            ended: None,
-        })
+        Ok(Process { name: self.name.clone(), child, stdout, stderr, from, ended: None })
     }
 
     /// Runs it to its end, at most for `bound`, and answers its exit status and output.
@@ -136,11 +121,7 @@ impl Spec {
     pub fn run(&self, logs: &Path, bound: Duration) -> Result<Finished> {
         let mut process = self.spawn(logs)?;
         let status = process.wait(bound)?;
-        Ok(Finished {
-            status,
-            stdout: process.stdout(),
-            stderr: process.stderr(),
-        })
+        Ok(Finished { status, stdout: process.stdout(), stderr: process.stderr() })
     }
 }
 
@@ -216,9 +197,7 @@ impl Process {
         if !self.running() {
             bail!("{} has ended already", self.name);
         }
-        let pid = self
-            .rustix_pid()
-            .ok_or_else(|| anyhow!("{} has no number", self.name))?;
+        let pid = self.rustix_pid().ok_or_else(|| anyhow!("{} has no number", self.name))?;
         kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
     }
 
@@ -319,12 +298,8 @@ impl Process {
             .with_context(|| format!("read the state of {}", self.name))?;
         // The second field is the name in brackets and may hold blanks.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks: u64 = fields
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u64>().unwrap_or(0))
-            .sum();
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap_or(0)).sum();
         let hertz = rustix::param::clock_ticks_per_second().max(1);
         Ok(Duration::from_millis(ticks * 1000 / hertz))
     }
@@ -338,8 +313,7 @@ impl Process {
             .with_context(|| format!("read the state of {}", self.name))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kib.map(|kib| kib * 1024)
-            .ok_or_else(|| anyhow!("{} has no VmRSS", self.name))
+        kib.map(|kib| kib * 1024).ok_or_else(|| anyhow!("{} has no VmRSS", self.name))
     }
 
     /// How many file descriptors it has open.
@@ -384,14 +358,10 @@ mod tests {
     fn a_dropped_process_takes_its_children_along() {
         let logs = tempfile::tempdir().unwrap();
         let script = "sleep 1000 & echo $!; wait";
-        let process = Spec::new("sh", "/bin/sh")
-            .args(["-c", script])
-            .spawn(logs.path())
-            .unwrap();
-        let child: u32 = wait::until(BOUND, "the child's number", || {
-            process.stdout().trim().parse().ok()
-        })
-        .unwrap();
+        let process = Spec::new("sh", "/bin/sh").args(["-c", script]).spawn(logs.path()).unwrap();
+        let child: u32 =
+            wait::until(BOUND, "the child's number", || process.stdout().trim().parse().ok())
+                .unwrap();
         assert!(alive(child));
         drop(process);
         wait::until(BOUND, "the child's end", || (!alive(child)).then_some(())).unwrap();
@@ -402,10 +372,7 @@ mod tests {
         let logs = tempfile::tempdir().unwrap();
         let path = logs.path().to_owned();
         let pid = std::thread::spawn(move || {
-            let process = Spec::new("sleep", "sleep")
-                .arg("1000")
-                .spawn(&path)
-                .unwrap();
+            let process = Spec::new("sleep", "sleep").arg("1000").spawn(&path).unwrap();
             let pid = process.pid();
             // Until setpriv has set the signal and become `sleep`.
             let ready = || {
@@ -424,10 +391,7 @@ mod tests {
     #[test]
     fn freezing_stops_and_healing_resumes() {
         let logs = tempfile::tempdir().unwrap();
-        let mut process = Spec::new("sleep", "sleep")
-            .arg("1000")
-            .spawn(logs.path())
-            .unwrap();
+        let mut process = Spec::new("sleep", "sleep").arg("1000").spawn(logs.path()).unwrap();
         let pid = process.pid();
         let state = |wanted: &str| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -462,9 +426,6 @@ mod tests {
         assert!(finished.ok().unwrap_err().to_string().contains("why"));
         let mut process = spec.spawn(logs.path()).unwrap();
         let error = process.wait_ready(BOUND, |_| None::<()>).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("ended while starting"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").contains("ended while starting"), "{error:#}");
     }
 }

@@ -19,32 +19,20 @@ use crate::wait;
 ///
 /// # Errors
 /// When there is none; the message says how to build it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test switch, no setting of the product"
-)]
+#[expect(clippy::disallowed_methods, reason = "a test switch, no setting of the product")]
 pub fn binary() -> Result<PathBuf> {
     if let Ok(path) = std::env::var("SHUNT_TEST_BINARY") {
         let path = PathBuf::from(path);
         if path.is_file() {
             return Ok(path);
         }
-        bail!(
-            "SHUNT_TEST_BINARY names {}, which is no file",
-            path.display()
-        );
+        bail!("SHUNT_TEST_BINARY names {}, which is no file", path.display());
     }
     let test = std::env::current_exe().context("find the running test")?;
-    let beside = test
-        .parent()
-        .and_then(Path::parent)
-        .map(|profile| profile.join("shunt"));
-    beside.filter(|path| path.is_file()).ok_or_else(|| {
-        anyhow!(
-            "no shunt beside {}: run `cargo build -p shunt`",
-            test.display()
-        )
-    })
+    let beside = test.parent().and_then(Path::parent).map(|profile| profile.join("shunt"));
+    beside
+        .filter(|path| path.is_file())
+        .ok_or_else(|| anyhow!("no shunt beside {}: run `cargo build -p shunt`", test.display()))
 }
 
 /// A server: its files, its ports, and its process while it runs.
@@ -99,8 +87,7 @@ impl Shunt {
     /// Adds an environment variable to every command.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -117,8 +104,7 @@ impl Shunt {
     /// Runs the server under another program that executes it, `prlimit --nofile=256` for one.
     #[must_use]
     pub fn wrap<S: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
-        self.wrapper
-            .extend(wrapper.into_iter().map(|word| word.as_ref().to_owned()));
+        self.wrapper.extend(wrapper.into_iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -142,10 +128,7 @@ impl Shunt {
             .arg("--data-dir")
             .arg(&self.data)
             .args(&self.args);
-        Ok(self
-            .env
-            .iter()
-            .fold(spec, |spec, (name, value)| spec.env(name, value)))
+        Ok(self.env.iter().fold(spec, |spec, (name, value)| spec.env(name, value)))
     }
 
     /// Starts the server and waits until it serves.
@@ -169,10 +152,7 @@ impl Shunt {
     /// # Errors
     /// When the new one ends, or the old one does not.
     pub fn hand_over(&mut self, args: &[&str], bound: Duration) -> Result<ExitStatus> {
-        let mut old = self
-            .process
-            .take()
-            .ok_or_else(|| anyhow!("the server does not run"))?;
+        let mut old = self.process.take().ok_or_else(|| anyhow!("the server does not run"))?;
         let spec = self.serve_spec()?.args(args);
         let mut new = spec.spawn(self.logs.path())?;
         let ended = new.wait_ready(bound, |_| (!old.running()).then_some(()));
@@ -186,9 +166,7 @@ impl Shunt {
     /// # Errors
     /// When it was not started.
     pub fn process(&mut self) -> Result<&mut Process> {
-        self.process
-            .as_mut()
-            .ok_or_else(|| anyhow!("the server does not run"))
+        self.process.as_mut().ok_or_else(|| anyhow!("the server does not run"))
     }
 
     /// Kills it at once: `kill -9`.
@@ -238,9 +216,7 @@ impl Shunt {
 
     /// Everything that the current process has said on both outputs.
     pub fn said(&self) -> String {
-        self.process
-            .as_ref()
-            .map_or_else(String::new, |p| p.stdout() + &p.stderr())
+        self.process.as_ref().map_or_else(String::new, |p| p.stdout() + &p.stderr())
     }
 
     /// Opens a connection to the main listener.
@@ -277,16 +253,9 @@ impl Shunt {
         bound: Duration,
     ) -> Result<Finished> {
         // Its own log files, so that runs don't mix.
-        let logs = tempfile::Builder::new()
-            .prefix("cli-")
-            .tempdir_in(self.logs.path())?;
-        let spec = Spec::new("cli", binary()?)
-            .args(args)
-            .env("SHUNT_DATA_DIR", &self.data);
-        let spec = self
-            .env
-            .iter()
-            .fold(spec, |spec, (name, value)| spec.env(name, value));
+        let logs = tempfile::Builder::new().prefix("cli-").tempdir_in(self.logs.path())?;
+        let spec = Spec::new("cli", binary()?).args(args).env("SHUNT_DATA_DIR", &self.data);
+        let spec = self.env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         spec.run(logs.path(), bound)
     }
 
@@ -321,10 +290,7 @@ fn healthy(address: &Address) -> bool {
         return false;
     };
     let patient = connection.read_timeout(Duration::from_secs(2)).is_ok();
-    patient
-        && connection
-            .ask(&Request::get("/health"))
-            .is_ok_and(|answer| answer.status == 200)
+    patient && connection.ask(&Request::get("/health")).is_ok_and(|answer| answer.status == 200)
 }
 
 #[cfg(test)]

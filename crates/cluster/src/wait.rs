@@ -36,10 +36,7 @@ pub fn until<T>(
 
 /// Lets time pass for those who need time itself: a slow client's gap between two bytes, or the
 /// pace of a load. Never for "it will have happened by then".
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one pause that all waits are made of"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one pause that all waits are made of")]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

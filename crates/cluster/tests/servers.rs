@@ -19,18 +19,10 @@ fn nginx_serves_and_a_browser_shows_it() {
     assert_eq!((answer.status, answer.text().as_str()), (200, page));
 
     let browser = Chromedriver::start(400, 300, &[]).unwrap();
-    let http::Address::Tcp(address) = nginx.address() else {
-        panic!("not TCP")
-    };
+    let http::Address::Tcp(address) = nginx.address() else { panic!("not TCP") };
     browser.open(&format!("http://{address}/")).unwrap();
     assert_eq!(browser.text("#x").unwrap(), "hello");
-    assert!(
-        browser
-            .console()
-            .unwrap()
-            .iter()
-            .any(|message| message.contains("planted"))
-    );
+    assert!(browser.console().unwrap().iter().any(|message| message.contains("planted")));
     let picture = browser.directory().join("x.png");
     browser.screenshot(&picture).unwrap();
     assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"));
@@ -43,19 +35,14 @@ fn a_proxy_passes_on_and_says_what_it_refuses() {
     let behind =
         Nginx::start("server { listen 127.0.0.1:{port}; location / { return 302 http://x$uri; } }")
             .unwrap();
-    let http::Address::Tcp(address) = behind.address() else {
-        panic!("not TCP")
-    };
+    let http::Address::Tcp(address) = behind.address() else { panic!("not TCP") };
     let mut proxy = Nginx::proxy(address).unwrap();
     let answer = http::ask(&proxy.address(), &Request::get("/a")).unwrap();
     assert_eq!((answer.status, answer.location()), (302, "http://x/a"));
     drop(behind);
     let answer = http::ask(&proxy.address(), &Request::get("/a")).unwrap();
     assert_eq!(answer.status, 502);
-    until(BOUND, "the log", || {
-        proxy.log().contains("refused").then_some(())
-    })
-    .unwrap();
+    until(BOUND, "the log", || proxy.log().contains("refused").then_some(())).unwrap();
     assert!(proxy.process().running());
 }
 
@@ -66,19 +53,13 @@ const SYNCER: &str =
 #[test]
 fn calls_are_counted_and_made_to_fail_from_attach_to_detach() {
     let files = tempfile::tempdir().unwrap();
-    let process = Spec::new("sh", "sh")
-        .args(["-c", SYNCER])
-        .spawn(files.path())
-        .unwrap();
+    let process = Spec::new("sh", "sh").args(["-c", SYNCER]).spawn(files.path()).unwrap();
     let errors = || {
         let text = std::fs::read_to_string(files.path().join("errors")).unwrap_or_default();
         text.matches("Input/output error").count()
     };
     let counted = Strace::attach(process.pid(), "fsync", None).unwrap();
-    until(BOUND, "ten fsyncs", || {
-        (counted.count("file") >= 10).then_some(())
-    })
-    .unwrap();
+    until(BOUND, "ten fsyncs", || (counted.count("file") >= 10).then_some(())).unwrap();
     assert_eq!((counted.injected(), errors()), (0, 0));
     drop(counted);
 

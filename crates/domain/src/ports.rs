@@ -181,17 +181,16 @@ pub enum ListError {
     Store(StoreError),
 }
 
+/// Rows of an export, and the cursor of the next page, `None` at the end.
+pub type ExportPage = (Vec<Stored>, Option<String>);
+
 /// Lists and exports.
 pub trait LinkQuery: Send + Sync {
     /// One page by keyset: no page costs more than another.
     ///
     /// # Errors
     /// [`ListError`].
-    fn list(
-        &self,
-        query: ListQuery,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, Result<Page, ListError>>;
+    fn list(&self, query: ListQuery, deadline: Deadline) -> BoxFuture<'_, Result<Page, ListError>>;
 
     /// Rows for an export, tombstones included, in creation order after `cursor` (`None` at the
     /// start); with the cursor of the next page, `None` at the end.
@@ -203,7 +202,7 @@ pub trait LinkQuery: Send + Sync {
         cursor: Option<String>,
         limit: u32,
         deadline: Deadline,
-    ) -> BoxFuture<'_, Result<(Vec<Stored>, Option<String>), ListError>>;
+    ) -> BoxFuture<'_, Result<ExportPage, ListError>>;
 
     /// How many live links there are, cheaply and approximately (a metric and the doctor use it).
     ///
@@ -218,8 +217,10 @@ pub trait DomainStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn domains(&self, deadline: Deadline)
-    -> BoxFuture<'_, Result<Vec<(DomainId, String)>, StoreError>>;
+    fn domains(
+        &self,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Result<Vec<(DomainId, String)>, StoreError>>;
 
     /// The number of a host name, registering it if it is new. `host` is a lower-case ASCII host
     /// name without port.
@@ -416,8 +417,10 @@ pub trait CodePool: Send + Sync {
 
     /// Takes one row out, durably, so that no other caller ever gets it; `Done(None)` when the
     /// pool is empty.
-    fn claim_codes(&self, deadline: Deadline)
-    -> BoxFuture<'_, Outcome<Option<Vec<Code>>, StoreError>>;
+    fn claim_codes(
+        &self,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Vec<Code>>, StoreError>>;
 
     /// How many codes are left.
     ///
@@ -442,11 +445,7 @@ pub trait RangeLeases: Send + Sync {
     fn lease(&self, len: u64, deadline: Deadline) -> BoxFuture<'_, Outcome<Range, StoreError>>;
 
     /// Gives an unused rest back at a clean shutdown.
-    fn give_back(
-        &self,
-        rest: Range,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, Outcome<(), StoreError>>;
+    fn give_back(&self, rest: Range, deadline: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>>;
 }
 
 /// Small durable settings that belong to the data, not to the process: node id, permutation key,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The largest instant accepted from outside: 9999-12-31T23:59:59.999Z, the last one that
-    /// RFC 3339 can write.
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// The largest instant accepted from outside: 9999-12-30T22:00:00.999Z, the last one that can
+    /// be written as RFC 3339 in every time zone.
+    pub const MAX: Self = Self(253_402_207_200_999);
 
     /// From milliseconds since the Unix epoch.
     pub const fn from_millis(millis: i64) -> Self {

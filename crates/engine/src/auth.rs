@@ -229,11 +229,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`AuthError::BadKey`], or [`AuthError::Store`] when nobody could be asked.
-    pub async fn authenticate(
-        &self,
-        secret: &str,
-        deadline: Deadline,
-    ) -> Result<Actor, AuthError> {
+    pub async fn authenticate(&self, secret: &str, deadline: Deadline) -> Result<Actor, AuthError> {
         // Nothing else was ever given out: no need to ask anybody.
         if !secret.starts_with(KEY_PREFIX) || secret.len() != KEY_PREFIX.len() + 43 {
             return Err(AuthError::BadKey);
@@ -398,8 +394,7 @@ fn usable(key: &ApiKey, now: Timestamp) -> bool {
 }
 
 fn check_name(name: &str) -> Result<(), AuthError> {
-    let name = name.trim();
-    let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count());
+    let fits = !name.trim().is_empty() && name.chars().count() <= MAX_NAME_CHARS;
     if fits && !name.chars().any(char::is_control) { Ok(()) } else { Err(AuthError::BadName) }
 }
 

@@ -65,7 +65,8 @@ mod tests {
         let map = DomainMap::default();
         assert_eq!(map.of_host(b"go.example"), DomainId::DEFAULT);
         map.replace([(DomainId(3), "go.example".to_owned()), (DomainId(4), "[::1]".to_owned())]);
-        for host in ["go.example", "GO.example", "go.example:8080", "go.example.", "Go.Example.:1"] {
+        for host in ["go.example", "GO.example", "go.example:8080", "go.example.", "Go.Example.:1"]
+        {
             assert_eq!(map.of_host(host.as_bytes()), DomainId(3), "{host}");
         }
         assert_eq!(map.of_host(b"[::1]:80"), DomainId(4));

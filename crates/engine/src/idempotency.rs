@@ -162,22 +162,13 @@ impl Idempotency {
     pub async fn complete(&self, once: &Once, answer: &StoredAnswer, deadline: Deadline) {
         let _ = self
             .store
-            .complete(
-                once.scope,
-                once.key_hash,
-                answer.status,
-                answer.response.clone(),
-                deadline,
-            )
+            .complete(once.scope, once.key_hash, answer.status, answer.response.clone(), deadline)
             .await;
     }
 
     /// Forgets an attempt that came to nothing; `false` when that is not certain.
     pub async fn abandon(&self, once: &Once, deadline: Deadline) -> bool {
-        matches!(
-            self.store.abandon(once.scope, once.key_hash, deadline).await,
-            Outcome::Done(())
-        )
+        matches!(self.store.abandon(once.scope, once.key_hash, deadline).await, Outcome::Done(()))
     }
 
     /// Runs a write whose repetition does no harm by itself: `attempt` is told when the first

@@ -219,7 +219,9 @@ impl L1 {
                 Cache::with_options(options, Bytes, AlreadyHashed, DefaultLifecycle::default())
             }
             // Only missing fields make it fail, and both are given above.
-            Err(_) => Cache::with(items, capacity, Bytes, AlreadyHashed, DefaultLifecycle::default()),
+            Err(_) => {
+                Cache::with(items, capacity, Bytes, AlreadyHashed, DefaultLifecycle::default())
+            }
         };
         Self { cache, hash_key }
     }

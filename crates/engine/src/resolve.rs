@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use shunt_domain::ports::{Claim, Clock, LinkReader, LinkWriter};
 use shunt_domain::{
-    Deadline, DomainId, LinkKey, Outcome, Stored, StoreError, Timestamp, UnknownCause, Version,
+    Deadline, DomainId, LinkKey, Outcome, StoreError, Stored, Timestamp, UnknownCause, Version,
 };
 use tokio::sync::watch;
 

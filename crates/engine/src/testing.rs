@@ -53,10 +53,7 @@ pub(crate) struct GatedReader {
 
 impl GatedReader {
     pub(crate) fn put(&self, link: &Link) {
-        self.rows
-            .lock()
-            .unwrap()
-            .insert(link.key().clone(), Stored::Link(Box::new(link.clone())));
+        self.rows.lock().unwrap().insert(link.key().clone(), Stored::Link(Box::new(link.clone())));
     }
 }
 

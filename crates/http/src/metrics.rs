@@ -278,7 +278,11 @@ fn sum(cores: &[Arc<CoreMetrics>], pick: impl Fn(&CoreMetrics) -> &AtomicU64) ->
 }
 
 impl Shown {
-    fn answers(&self, encoder: &mut DescriptorEncoder<'_>, cores: &[Arc<CoreMetrics>]) -> fmt::Result {
+    fn answers(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        cores: &[Arc<CoreMetrics>],
+    ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "shunt_links_answered",
             "Look-ups of links by how they ended",
@@ -292,7 +296,11 @@ impl Shown {
         Ok(())
     }
 
-    fn requests(&self, encoder: &mut DescriptorEncoder<'_>, cores: &[Arc<CoreMetrics>]) -> fmt::Result {
+    fn requests(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        cores: &[Arc<CoreMetrics>],
+    ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "shunt_http_requests",
             "Requests that were no look-ups of links",
@@ -350,7 +358,11 @@ impl Shown {
         Ok(())
     }
 
-    fn durations(&self, encoder: &mut DescriptorEncoder<'_>, cores: &[Arc<CoreMetrics>]) -> fmt::Result {
+    fn durations(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        cores: &[Arc<CoreMetrics>],
+    ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "shunt_request_duration_seconds",
             "From the request's last byte to its answer's first write",
@@ -358,11 +370,8 @@ impl Shown {
             MetricType::Histogram,
         )?;
         type Pick = fn(&CoreMetrics) -> &Histogram;
-        let paths: [(&str, Pick); 3] = [
-            ("hit", |core| &core.hit),
-            ("miss", |core| &core.miss),
-            ("other", |core| &core.other),
-        ];
+        let paths: [(&str, Pick); 3] =
+            [("hit", |core| &core.hit), ("miss", |core| &core.miss), ("other", |core| &core.other)];
         for (name, pick) in paths {
             let total = |index: usize| -> u64 {
                 cores.iter().map(|core| pick(core).buckets[index].load(Ordering::Relaxed)).sum()
@@ -449,7 +458,7 @@ mod tests {
             "shunt_build_info{version=\"1.2.3\",commit=\"abc\"} 1",
             "shunt_links_answered_total{answer=\"redirect_l1\"} 7",
             "shunt_http_requests_total{route=\"api\",class=\"2xx\"} 1",
-            "shunt_request_duration_seconds_bucket{le=\"5e-6\",path=\"hit\"} 0",
+            "shunt_request_duration_seconds_bucket{le=\"0.000005\",path=\"hit\"} 0",
             "shunt_request_duration_seconds_count{path=\"hit\"} 2",
             "shunt_test_total{kind=\"x\"} 5.0",
             "shunt_test_total{kind=\"y\"} 6.0",

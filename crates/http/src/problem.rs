@@ -68,13 +68,7 @@ impl Problem {
         code: impl Into<Cow<'static, str>>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
-            status,
-            code: code.into(),
-            detail: detail.into(),
-            field: None,
-            headers: Vec::new(),
-        }
+        Self { status, code: code.into(), detail: detail.into(), field: None, headers: Vec::new() }
     }
 
     /// A value that breaks a rule: 400.
@@ -275,9 +269,7 @@ impl From<AuthError> for Problem {
                 Self::new(StatusCode::FORBIDDEN, "bad-setup-secret", detail)
             }
             AuthError::BadName => Self::bad_field("name", "bad-name", detail),
-            AuthError::AlreadyExpired => {
-                Self::bad_field("expires_at", "already-expired", detail)
-            }
+            AuthError::AlreadyExpired => Self::bad_field("expires_at", "already-expired", detail),
             AuthError::NoScopes => Self::bad_field("scopes", "no-scopes", detail),
             AuthError::NoRandomness => LinkError::NoRandomness.into(),
             AuthError::Store(error) => error.into(),

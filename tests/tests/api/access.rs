@@ -119,7 +119,7 @@ async fn every_caller_meets_every_operation() {
             [(&read, Scope::Read), (&create, Scope::Create), (&admin, Scope::Admin)]
         {
             let expected = if allows(scope) { "in" } else { "forbidden" };
-            let remote = ask.clone().from_client(Some(REMOTE));
+            let remote = ask.clone().by(Some(REMOTE));
             let name = format!("{method} {path} with {scope}");
             assert_eq!(verdict(remote.clone().key(secret)).await, expected, "{name}");
             let other_header = remote.header("x-api-key", secret.as_str());
@@ -135,11 +135,11 @@ async fn every_caller_meets_every_operation() {
         assert_eq!(verdict(two).await, "stranger");
         let here = if needs == Needs::OneLink { "in" } else { "stranger" };
         assert_eq!(verdict(ask.clone()).await, here, "{method} {path} without a key, from here");
-        let there = ask.clone().from_client(Some(REMOTE));
+        let there = ask.clone().by(Some(REMOTE));
         assert_eq!(verdict(there).await, "stranger", "{method} {path} without a key");
-        let unknown = ask.clone().from_client(None);
+        let unknown = ask.clone().by(None);
         assert_eq!(verdict(unknown).await, "stranger", "{method} {path} past the listener");
-        assert_eq!(verdict(ask.from_client(Some(local))).await, "in", "{method} {path} locally");
+        assert_eq!(verdict(ask.by(Some(local))).await, "in", "{method} {path} locally");
     }
 }
 
@@ -152,7 +152,7 @@ async fn anonymous_links_are_made_on_this_machine_only() {
         ("plain", ask()),
         ("named", ask().header("host", "localhost:8080")),
         ("v6", ask().header("host", "[::1]:8080")),
-        ("v6 peer", ask().from_client(Some(Client { peer: v6, ..LOOPBACK }))),
+        ("v6 peer", ask().by(Some(Client { peer: v6, ..LOOPBACK }))),
         ("own page", ask().header("sec-fetch-site", "same-origin")),
         ("own origin", ask().header("origin", "http://127.0.0.1:8080")),
     ] {
@@ -163,7 +163,7 @@ async fn anonymous_links_are_made_on_this_machine_only() {
         ("rebound host", 401, ask().header("host", "127.0.0.1.evil.example")),
         ("no host", 401, ask().header("host", "")),
         ("two hosts", 401, ask().and_header("host", "127.0.0.1:8080")),
-        ("forwarded", 401, ask().from_client(Some(Client { forwarded: true, ..LOOPBACK }))),
+        ("forwarded", 401, ask().by(Some(Client { forwarded: true, ..LOOPBACK }))),
         ("another site", 403, ask().header("sec-fetch-site", "cross-site")),
         ("another port", 403, ask().header("sec-fetch-site", "same-site")),
         ("another origin", 403, ask().header("origin", "https://evil.example")),
@@ -173,11 +173,11 @@ async fn anonymous_links_are_made_on_this_machine_only() {
     }
     let setup = crate::kit::Setup { anonymous_create: true, ..Default::default() };
     let open = World::with(setup).await;
-    let remote = || ask().from_client(Some(REMOTE)).header("host", "go.example");
+    let remote = || ask().by(Some(REMOTE)).header("host", "go.example");
     assert_eq!(open.send(remote()).await.status, 201);
     let page = remote().header("sec-fetch-site", "cross-site");
     assert_eq!(open.send(page).await.problem(), problem(403, "cross-site", ""));
-    let list = Ask::get("/api/v1/links").from_client(Some(REMOTE));
+    let list = Ask::get("/api/v1/links").by(Some(REMOTE));
     assert_eq!(open.send(list).await.status, 401, "only creating is open");
 }
 

@@ -55,9 +55,8 @@ async fn keys_are_made_listed_used_and_revoked() {
 async fn domains_are_registered_once_under_one_spelling() {
     let world = World::new().await;
     let admin = world.admin().await;
-    let post = |host: &str| {
-        world.send(Ask::post("/api/v1/domains", &json!({"host": host})).key(&admin))
-    };
+    let post =
+        |host: &str| world.send(Ask::post("/api/v1/domains", &json!({"host": host})).key(&admin));
     let first = post("Müller.Example.").await;
     assert_eq!(first.status, 201, "{first:?}");
     assert_eq!(first.json()["host"], "xn--mller-kva.example");

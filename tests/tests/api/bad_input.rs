@@ -16,9 +16,16 @@ async fn bodies_that_are_not_the_json_they_should_be() {
         world.send(ask.body(body)).await.problem()
     };
     for bad in [
-        "", "{", "null x", "{\"target\":\"https://a.example\"}}", "{'target':1}",
+        "",
+        "{",
+        "null x",
+        "{\"target\":\"https://a.example\"}}",
+        "{'target':1}",
         "{\"target\":\"https://a.example\",\"target\":\"https://b.example\"}",
-        "{\"target\":NaN}", "{\"max_clicks\":1e999}", "{\"target\":\"\\ud800\"}", &deep,
+        "{\"target\":NaN}",
+        "{\"max_clicks\":1e999}",
+        "{\"target\":\"\\ud800\"}",
+        &deep,
     ] {
         let answer = send(Bytes::from(bad.to_owned())).await;
         assert_eq!(answer, problem(400, "bad-json", "body"), "{bad:.40}");
@@ -54,6 +61,8 @@ async fn every_field_is_judged_and_named() {
         ("code", json!(["a"]), "wrong-type", "code"),
         ("title", json!(long_title), "bad-title", "title"),
         ("title", json!("a\u{7}"), "bad-title", "title"),
+        ("title", json!("trimmed\n"), "bad-title", "title"),
+        ("tags", json!(["trimmed\t"]), "bad-tag", "tags[0]"),
         ("tags", json!("a"), "wrong-type", "tags"),
         ("tags", json!(null), "wrong-type", "tags"),
         ("tags", json!(tags), "too-many-tags", "tags"),
@@ -170,7 +179,8 @@ async fn sizes_types_methods_and_addresses() {
         methods.sort_unstable();
         assert_eq!(methods.join(","), allow, "{uri}");
     }
-    for uri in ["/api", "/api/", "/api/v1", "/api/v2/links", "/api/v1/links/", "/api/v1/links/a/b"] {
+    for uri in ["/api", "/api/", "/api/v1", "/api/v2/links", "/api/v1/links/", "/api/v1/links/a/b"]
+    {
         let answer = world.send(Ask::get(uri).key(&admin)).await;
         assert_eq!(answer.problem(), problem(404, "unknown-address", ""), "{uri}");
     }

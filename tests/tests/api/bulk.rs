@@ -18,7 +18,10 @@ fn lines(rows: &[Value]) -> String {
 }
 
 fn batch(key: &str, rows: &[Value]) -> Ask {
-    Ask::new("POST", "/api/v1/links:batch").key(key).header("content-type", NDJSON).body(lines(rows))
+    Ask::new("POST", "/api/v1/links:batch")
+        .key(key)
+        .header("content-type", NDJSON)
+        .body(lines(rows))
 }
 
 fn import(key: &str, body: String) -> Ask {
@@ -71,19 +74,25 @@ async fn every_row_gets_its_result_and_bad_ones_do_not_hinder_the_rest() {
             let again = round == 1 && at == 0;
             assert_eq!(row["status"], if again { 409 } else { status }, "{row}");
             if status != 201 {
-                assert_eq!((&row["error"]["code"], &row["error"]["field"]), (&json!(code), &json!(field)));
+                assert_eq!(
+                    (&row["error"]["code"], &row["error"]["field"]),
+                    (&json!(code), &json!(field))
+                );
             }
         }
         let made = if round == 0 { 2 } else { 1 };
         let told = summary(&answer);
-        assert_eq!(told, json!({"rows": 8, "created": made, "restored": 0, "exists": 0,
-            "refused": 8 - made, "complete": true}));
+        assert_eq!(
+            told,
+            json!({"rows": 8, "created": made, "restored": 0, "exists": 0,
+            "refused": 8 - made, "complete": true})
+        );
     }
-    let line = b"{\"target\":\"https://example.com/\"}\n{\"target\"\n{\"target\":\"https://a.example/\"}";
+    let line =
+        b"{\"target\":\"https://example.com/\"}\n{\"target\"\n{\"target\":\"https://a.example/\"}";
     let ask = batch(&key, &[]).body(Bytes::from_static(line));
     let answer = world.send(ask).await;
-    let statuses: Vec<Value> =
-        answer.lines().iter().map(|row| row["status"].clone()).collect();
+    let statuses: Vec<Value> = answer.lines().iter().map(|row| row["status"].clone()).collect();
     assert_eq!(statuses, [json!(201), json!(400), json!(201), Value::Null]);
 }
 
@@ -260,12 +269,20 @@ async fn an_export_comes_back_the_same_and_a_second_time_changes_nothing() {
     other.clock.forward(Duration::from_secs(60));
     let admin = other.admin().await;
     let first = other.send(import(&admin, text.clone())).await;
-    assert_eq!(summary(&first), json!({"rows": 302, "created": 0, "restored": 302, "exists": 0,
-        "refused": 0, "complete": true}), "{first:?}");
+    assert_eq!(
+        summary(&first),
+        json!({"rows": 302, "created": 0, "restored": 302, "exists": 0,
+        "refused": 0, "complete": true}),
+        "{first:?}"
+    );
     assert_eq!(export(&other, &admin).await, text);
     let second = other.send(import(&admin, text.clone())).await;
-    assert_eq!(summary(&second), json!({"rows": 302, "created": 0, "restored": 0, "exists": 302,
-        "refused": 0, "complete": true}), "{second:?}");
+    assert_eq!(
+        summary(&second),
+        json!({"rows": 302, "created": 0, "restored": 0, "exists": 302,
+        "refused": 0, "complete": true}),
+        "{second:?}"
+    );
     assert_eq!(export(&other, &admin).await, text);
     // The tombstone keeps its code.
     let body = json!({"target": "https://example.com/", "code": "x8"});
@@ -301,7 +318,10 @@ async fn plain_rows_are_imported_and_only_refusals_are_told() {
     assert_eq!(summary(&answer)["created"], 2);
     let again = world.send(import(&admin, body)).await;
     let told = summary(&again);
-    assert_eq!((&told["created"], &told["exists"], &told["refused"]), (&json!(0), &json!(2), &json!(3)));
+    assert_eq!(
+        (&told["created"], &told["exists"], &told["refused"]),
+        (&json!(0), &json!(2), &json!(3))
+    );
     let link = world.send(Ask::get("/api/v1/links/p4").key(&admin)).await;
     assert_eq!(link.json()["owner"], 9);
 }

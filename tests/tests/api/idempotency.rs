@@ -318,9 +318,7 @@ async fn deletions_are_made_once() {
     };
     let delete =
         |code: &str| Ask::new("DELETE", format!("/api/v1/links/{code}")).key(&admin).once(code);
-    for (code, fault) in
-        [("d1", Fault::None), ("d2", Fault::LostAck), ("d3", Fault::LostCall)]
-    {
+    for (code, fault) in [("d1", Fault::None), ("d2", Fault::LostAck), ("d3", Fault::LostCall)] {
         world.send(make(code)).await;
         world.faults.next(Op::Delete, fault);
         let first = world.send(delete(code)).await;
@@ -369,7 +367,8 @@ async fn keys_and_domains_are_made_once_and_no_secret_is_stored() {
     let again = world.send(ask).await;
     assert!(again.replayed());
     assert_eq!(again.json()["id"], first.json()["id"]);
-    let domain = || Ask::post("/api/v1/domains", &json!({"host": "a.example"})).key(&admin).once("d");
+    let domain =
+        || Ask::post("/api/v1/domains", &json!({"host": "a.example"})).key(&admin).once("d");
     let first = world.send(domain()).await;
     let again = world.send(domain()).await;
     assert_eq!((first.status, first.json()), (again.status, again.json()));

@@ -228,11 +228,7 @@ impl RollupStore for Figures {
         now(Outcome::Refused(RollupRefusal::Store(StoreError::Unsupported("roll-ups"))))
     }
 
-    fn marks(
-        &self,
-        _: NodeId,
-        _: Deadline,
-    ) -> BoxFuture<'_, Result<Vec<SeqRange>, StoreError>> {
+    fn marks(&self, _: NodeId, _: Deadline) -> BoxFuture<'_, Result<Vec<SeqRange>, StoreError>> {
         now(Ok(Vec::new()))
     }
 
@@ -491,7 +487,7 @@ impl Ask {
         self
     }
 
-    pub(crate) fn from_client(mut self, client: Option<Client>) -> Self {
+    pub(crate) fn by(mut self, client: Option<Client>) -> Self {
         self.client = client;
         self
     }

@@ -110,7 +110,8 @@ async fn entity_tags_guard_changes() {
     assert_eq!(world.send(patch("*", "d")).await.status, 200);
     let malformed = world.send(patch("4", "e")).await;
     assert_eq!(malformed.problem(), problem(400, "bad-entity-tag", "If-Match"));
-    let delete = |tag: &str| Ask::new("DELETE", "/api/v1/links/abc").key(&key).header("if-match", tag);
+    let delete =
+        |tag: &str| Ask::new("DELETE", "/api/v1/links/abc").key(&key).header("if-match", tag);
     assert_eq!(world.send(delete("\"3\"")).await.status, 412);
     assert_eq!(world.send(delete("\"4\"")).await.status, 204);
 }
@@ -122,7 +123,8 @@ async fn concurrent_edits_of_the_two_ends_of_a_window_never_close_it() {
     let body = json!({"target": TARGET, "code": "w", "valid_from": "2027-01-01T00:00:00Z",
         "expires_at": "2027-12-01T00:00:00Z"});
     world.send(Ask::post("/api/v1/links", &body).key(&key)).await;
-    let patch = |body: Value| world.send(Ask::new("PATCH", "/api/v1/links/w").key(&key).json(&body));
+    let patch =
+        |body: Value| world.send(Ask::new("PATCH", "/api/v1/links/w").key(&key).json(&body));
     let (from, to) = tokio::join!(
         patch(json!({"valid_from": "2027-10-01T00:00:00Z"})),
         patch(json!({"expires_at": "2027-02-01T00:00:00Z"})),
@@ -138,7 +140,8 @@ async fn an_empty_patch_changes_nothing_and_ends_may_lie_in_the_past() {
     let key = world.admin().await;
     let body = json!({"target": TARGET, "code": "e"});
     world.send(Ask::post("/api/v1/links", &body).key(&key)).await;
-    let patch = |body: Value| world.send(Ask::new("PATCH", "/api/v1/links/e").key(&key).json(&body));
+    let patch =
+        |body: Value| world.send(Ask::new("PATCH", "/api/v1/links/e").key(&key).json(&body));
     let same = patch(json!({})).await;
     assert_eq!((same.status.as_u16(), same.text_header("etag")), (200, "\"1\""));
     let ended = patch(json!({"expires_at": "2020-01-01T00:00:00Z"})).await;

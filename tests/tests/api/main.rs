@@ -4,10 +4,7 @@
 //! Faults are put between the engine and the store ([`kit::Faults`]): an acknowledgement that is
 //! lost, a write that never arrives, a store that refuses.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "every function here is a test or part of one"
-)]
+#![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
 
 mod access;
 mod admin;

@@ -52,7 +52,9 @@ fn every_operation_says_how_it_fails() {
             for status in ["400", "401", "403", "503"] {
                 assert!(responses.contains_key(status), "{name} {status}");
             }
-            for (status, response) in responses.iter().filter(|(status, _)| status.as_str() >= "400") {
+            for (status, response) in
+                responses.iter().filter(|(status, _)| status.as_str() >= "400")
+            {
                 let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
                 assert_eq!(schema, "#/components/schemas/Problem", "{name} {status}");
             }

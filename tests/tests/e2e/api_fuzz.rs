@@ -19,26 +19,14 @@ fn schemathesis_finds_no_5xx_and_no_mismatch() {
         .args(["run", &shunt.url("/openapi.json")])
         .args(["--header", &format!("Authorization: Bearer {key}")])
         .args(["--max-examples", &examples, "--seed", "1", "--workers", "2"])
-        .args([
-            "--generation-database",
-            "none",
-            "--request-timeout",
-            "20",
-            "--no-color",
-        ])
+        .args(["--generation-database", "none", "--request-timeout", "20", "--no-color"])
         .args([
             "--checks",
             "not_a_server_error,status_code_conformance,content_type_conformance,\
              response_headers_conformance,response_schema_conformance",
         ]);
     let finished = spec.run(shunt.files(), Duration::from_secs(3600)).unwrap();
-    assert_eq!(
-        finished.code(),
-        0,
-        "{}\n{}",
-        finished.stdout,
-        finished.stderr
-    );
+    assert_eq!(finished.code(), 0, "{}\n{}", finished.stdout, finished.stderr);
     let figures: Vec<&str> = finished
         .stdout
         .lines()
@@ -56,22 +44,11 @@ fn the_description_and_its_page_are_served() {
     let answer = kit::get(shunt, "/openapi.json");
     assert_eq!(answer.status, 200);
     let document = answer.json().unwrap();
-    assert!(
-        document["openapi"].as_str().unwrap().starts_with("3.1"),
-        "{}",
-        document["openapi"]
-    );
-    for path in [
-        "/api/v1/links",
-        "/api/v1/links/{code}",
-        "/api/v1/links:batch",
-        "/api/urls",
-        "/api/short",
-    ] {
-        assert!(
-            document["paths"].get(path).is_some(),
-            "{path} is not described"
-        );
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    for path in
+        ["/api/v1/links", "/api/v1/links/{code}", "/api/v1/links:batch", "/api/urls", "/api/short"]
+    {
+        assert!(document["paths"].get(path).is_some(), "{path} is not described");
     }
     let page = kit::get(shunt, "/docs");
     assert_eq!(page.status, 200, "{page:?}");

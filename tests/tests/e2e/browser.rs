@@ -9,10 +9,7 @@ use crate::kit::{self, SOON};
 #[track_caller]
 fn quiet(browser: &Chromedriver) {
     let messages = browser.console().unwrap();
-    let bad: Vec<_> = messages
-        .iter()
-        .filter(|message| message.contains("SEVERE"))
-        .collect();
+    let bad: Vec<_> = messages.iter().filter(|message| message.contains("SEVERE")).collect();
     assert!(bad.is_empty(), "{bad:#?}");
 }
 
@@ -29,11 +26,7 @@ fn shorten_by_hand(shunt: &Shunt, browser: &Chromedriver, target: &str) {
 fn a_person_pastes_a_url_and_gets_a_short_link() {
     let shunt = Shunt::started().unwrap();
     let browser = Chromedriver::start(1280, 900, &[]).unwrap();
-    shorten_by_hand(
-        &shunt,
-        &browser,
-        "https://example.com/a/very/long/address?with=query#part",
-    );
+    shorten_by_hand(&shunt, &browser, "https://example.com/a/very/long/address?with=query#part");
     // The QR code is a picture that loaded.
     until(SOON, "the QR code", || {
         let script = "const i = document.querySelector('#result img'); \
@@ -49,23 +42,16 @@ fn a_person_pastes_a_url_and_gets_a_short_link() {
     shorten_by_hand(&shunt, &browser, "https://example.org/second");
     browser.open(&shunt.url("/")).unwrap();
     let recent = browser.text("#recent").unwrap();
-    let (second, first) = (
-        recent.find("example.org/second"),
-        recent.find("example.com/a/very"),
-    );
+    let (second, first) = (recent.find("example.org/second"), recent.find("example.com/a/very"));
     assert!(second.is_some() && second < first, "{recent}");
     quiet(&browser);
 
     // An error is shown beside its field, and what was typed is still there.
     browser.open(&shunt.url("/")).unwrap();
-    browser
-        .type_into("#long_url", "javascript:alert(1)")
-        .unwrap();
+    browser.type_into("#long_url", "javascript:alert(1)").unwrap();
     browser.click("#shorten button[type=submit]").unwrap();
     assert!(!browser.text("#long_url-error").unwrap().is_empty());
-    let kept = browser
-        .script("return document.querySelector('#long_url').value")
-        .unwrap();
+    let kept = browser.script("return document.querySelector('#long_url').value").unwrap();
     assert_eq!(kept, json!("javascript:alert(1)"));
 }
 
@@ -100,10 +86,7 @@ fn the_page_fits_a_phone_and_a_dark_room() {
 fn nothing_that_was_typed_runs() {
     let shunt = Shunt::started().unwrap();
     let polyglot = "\"'><img src=x onerror=window.pwned=1><script>window.pwned=1</script>";
-    let encoded: String = polyglot
-        .bytes()
-        .map(|byte| format!("%{byte:02x}"))
-        .collect();
+    let encoded: String = polyglot.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let wish = json!({
         "code": "script", "title": polyglot,
         "target": format!("https://example.com/?q={polyglot}"),
@@ -123,8 +106,5 @@ fn nothing_that_was_typed_runs() {
         .header("Content-Type", "application/x-www-form-urlencoded")
         .body(format!("long_url={encoded}"));
     let page = shunt.ask(&form).unwrap().text();
-    assert!(
-        !page.contains("<img src=x") && !page.contains("<script>window"),
-        "{page}"
-    );
+    assert!(!page.contains("<img src=x") && !page.contains("<script>window"), "{page}");
 }

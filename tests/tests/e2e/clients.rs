@@ -34,20 +34,12 @@ fn proxy_protocol_says_who_the_client_is_and_nobody_else_may() {
     let spec = shunt.serve_spec().unwrap();
     let mut process = spec.spawn(shunt.files()).unwrap();
     process
-        .wait_ready(kit::SOON, |_| {
-            behind(&shunt, &proxy_v2([127, 0, 0, 1])).ok().map(|_| ())
-        })
+        .wait_ready(kit::SOON, |_| behind(&shunt, &proxy_v2([127, 0, 0, 1])).ok().map(|_| ()))
         .unwrap();
 
     // Somebody on this machine may create without a key, somebody elsewhere may not.
-    assert_eq!(
-        behind(&shunt, &proxy_v2([127, 0, 0, 1])).unwrap().status,
-        201
-    );
-    assert_eq!(
-        behind(&shunt, &proxy_v2([203, 0, 113, 9])).unwrap().status,
-        401
-    );
+    assert_eq!(behind(&shunt, &proxy_v2([127, 0, 0, 1])).unwrap().status, 201);
+    assert_eq!(behind(&shunt, &proxy_v2([203, 0, 113, 9])).unwrap().status, 401);
     // The proxy's own health check (LOCAL).
     let mut local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
     assert!(behind(&shunt, &local).is_ok());
@@ -60,20 +52,14 @@ fn proxy_protocol_says_who_the_client_is_and_nobody_else_may() {
     version[12] = 0x31;
     for (name, first) in [
         ("nothing", Vec::new()),
-        (
-            "version 1",
-            b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n".to_vec(),
-        ),
+        ("version 1", b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n".to_vec()),
         ("a wrong length", long),
         ("version 3", version),
     ] {
         let answer = behind(&shunt, &first);
         assert!(answer.is_err(), "{name}: {answer:?}");
     }
-    assert_eq!(
-        behind(&shunt, &proxy_v2([127, 0, 0, 1])).unwrap().status,
-        201
-    );
+    assert_eq!(behind(&shunt, &proxy_v2([127, 0, 0, 1])).unwrap().status, 201);
     process.kill();
     let _ = shunt.process();
 }
@@ -90,10 +76,7 @@ fn forwarding_headers_are_believed_of_trusted_proxies_only() {
     let held: Vec<_> = (0..40)
         .map(|_| {
             let mut connection = trusted.connect().unwrap();
-            assert_eq!(
-                connection.ask(&Request::get("/health")).unwrap().status,
-                200
-            );
+            assert_eq!(connection.ask(&Request::get("/health")).unwrap().status, 200);
             connection
         })
         .collect();
@@ -116,18 +99,11 @@ fn forwarding_headers_are_believed_of_trusted_proxies_only() {
             }
         })
         .collect();
-    assert!(
-        held.len() <= 8,
-        "{} connections with forged addresses",
-        held.len()
-    );
+    assert!(held.len() <= 8, "{} connections with forged addresses", held.len());
     assert!(refused >= 32);
     drop(held);
     // A forwarding header never makes a stranger local, trusted proxy or not.
-    for (name, value) in [
-        ("X-Forwarded-For", "127.0.0.1"),
-        ("Forwarded", "for=127.0.0.1"),
-    ] {
+    for (name, value) in [("X-Forwarded-For", "127.0.0.1"), ("Forwarded", "for=127.0.0.1")] {
         let answer = trusted.ask(&wish().header(name, value)).unwrap();
         assert_eq!(answer.status, 401, "{name}: {answer:?}");
     }

@@ -13,13 +13,10 @@ use crate::kit::{self, SOON};
 
 /// libfaketime, wherever Debian has put it on this architecture.
 fn libfaketime() -> String {
-    let library = fs::read_dir("/usr/lib")
-        .unwrap()
-        .flatten()
-        .find_map(|entry| {
-            let path = entry.path().join("faketime/libfaketimeMT.so.1");
-            path.exists().then(|| path.to_str().unwrap().to_owned())
-        });
+    let library = fs::read_dir("/usr/lib").unwrap().flatten().find_map(|entry| {
+        let path = entry.path().join("faketime/libfaketimeMT.so.1");
+        path.exists().then(|| path.to_str().unwrap().to_owned())
+    });
     library.expect("Debian's package faketime is missing: `./test tools` installs it")
 }
 
@@ -48,11 +45,7 @@ fn clocks_that_jump_expire_links_and_nothing_else() {
     // The server's own clock says when a link was made: the jumps are seen by that.
     let created_at = |code: &str| {
         let path = format!("/api/v1/links/{code}");
-        let answer = shunt
-            .ask(&Request::get(path).key(&key))
-            .unwrap()
-            .json()
-            .unwrap();
+        let answer = shunt.ask(&Request::get(path).key(&key)).unwrap().json().unwrap();
         answer["created_at"].as_str().unwrap().to_owned()
     };
     let today = created_at("ever");
@@ -62,22 +55,12 @@ fn clocks_that_jump_expire_links_and_nothing_else() {
     let (year, rest) = today.split_at(4);
     let next_year = format!("{}{}", year.parse::<u32>().unwrap() + 1, &rest[..6]);
     for (code, more) in [
-        (
-            "ends",
-            json!({"expires_at": format!("{next_year}T00:00:00Z")}),
-        ),
-        (
-            "begins",
-            json!({"valid_from": format!("{next_year}T00:00:00Z")}),
-        ),
+        ("ends", json!({"expires_at": format!("{next_year}T00:00:00Z")})),
+        ("begins", json!({"valid_from": format!("{next_year}T00:00:00Z")})),
     ] {
         let mut wish = json!({"code": code, "target": "https://example.com/t"});
-        wish.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        let answer = shunt
-            .ask(&Request::post_json("/api/v1/links", &wish).key(&key))
-            .unwrap();
+        wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = shunt.ask(&Request::post_json("/api/v1/links", &wish).key(&key)).unwrap();
         assert_eq!(answer.status, 201, "{answer:?} {noon}");
     }
     let mut kept = shunt.connect().unwrap();
@@ -96,14 +79,10 @@ fn clocks_that_jump_expire_links_and_nothing_else() {
         set(&clock, jump);
         for (code, status) in [("ends", ends), ("begins", begins), ("ever", 302)] {
             let path = format!("/{code}");
-            until(
-                SOON,
-                &format!("{status} for {code} after a jump of {jump} s"),
-                || {
-                    let answer = kept.ask(&Request::get(&path)).unwrap();
-                    (answer.status == status).then_some(())
-                },
-            )
+            until(SOON, &format!("{status} for {code} after a jump of {jump} s"), || {
+                let answer = kept.ask(&Request::get(&path)).unwrap();
+                (answer.status == status).then_some(())
+            })
             .unwrap();
         }
         for _ in 0..20 {
@@ -112,10 +91,8 @@ fn clocks_that_jump_expire_links_and_nothing_else() {
         }
     }
     // The jumps were seen by the server, or this showed nothing.
-    let years: BTreeSet<String> = codes
-        .iter()
-        .map(|code| created_at(code)[..4].to_owned())
-        .collect();
+    let years: BTreeSet<String> =
+        codes.iter().map(|code| created_at(code)[..4].to_owned()).collect();
     assert!(years.len() >= 3, "{years:?}");
     // A kept connection outlived all jumps, and deadlines did not: a minute of wall time passes
     // at once here, and half a second of the other clock does not close anything.

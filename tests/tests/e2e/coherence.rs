@@ -26,18 +26,14 @@ fn an_edit_is_visible_at_once_on_every_core() {
     let mut writer = shunt.connect().unwrap();
     for round in 1..=kit::count(2000) {
         let target = format!("https://example.com/{round}");
-        let answer = writer
-            .ask(&patch(&key, "edit", &json!({"target": target})))
-            .unwrap();
+        let answer = writer.ask(&patch(&key, "edit", &json!({"target": target}))).unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         for reader in &mut readers {
             let answer = reader.ask(&Request::get("/edit")).unwrap();
             assert_eq!(answer.location(), target, "round {round}");
         }
     }
-    let off = writer
-        .ask(&patch(&key, "edit", &json!({"enabled": false})))
-        .unwrap();
+    let off = writer.ask(&patch(&key, "edit", &json!({"enabled": false}))).unwrap();
     assert_eq!(off.status, 200);
     for reader in &mut readers {
         assert_eq!(reader.ask(&Request::get("/edit")).unwrap().status, 410);
@@ -73,17 +69,12 @@ fn a_load_that_began_before_an_edit_never_brings_the_old_target_back() {
         let mut writer = shunt.connect().unwrap();
         for round in 1..=kit::count(4000) as u64 {
             let target = format!("https://example.com/{round}");
-            let answer = writer
-                .ask(&patch(&key, "race", &json!({"target": target})))
-                .unwrap();
+            let answer = writer.ask(&patch(&key, "race", &json!({"target": target}))).unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
             edits.store(round, Ordering::Release);
         }
         done.store(true, Ordering::Release);
-        let reads: u64 = readers
-            .into_iter()
-            .map(|reader| reader.join().unwrap())
-            .sum();
+        let reads: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         assert!(reads > 100, "the readers hardly read: {reads}");
     });
 }
@@ -119,10 +110,7 @@ fn one_slug_has_one_winner() {
                     })
                 })
                 .collect();
-            racers
-                .into_iter()
-                .filter_map(|racer| racer.join().unwrap())
-                .collect()
+            racers.into_iter().filter_map(|racer| racer.join().unwrap()).collect()
         });
         assert_eq!(winners.len(), 1, "{code}: {winners:?}");
         kit::leads(&shunt, &code, &winners[0]);

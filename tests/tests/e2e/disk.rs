@@ -14,11 +14,7 @@ use crate::kit::{self, SOON};
 fn a_full_disk_loses_no_link_and_reports_lost_clicks() {
     let disk = SmallDisk::mount(48 * 1024).unwrap();
     let config = "[clicks]\nspool_bytes = \"4MiB\"\n";
-    let mut shunt = Shunt::new()
-        .unwrap()
-        .on(disk.path().join("data"))
-        .config(config)
-        .unwrap();
+    let mut shunt = Shunt::new().unwrap().on(disk.path().join("data")).config(config).unwrap();
     shunt.start().unwrap();
     let mut connection = shunt.connect().unwrap();
     let mut links = Vec::new();
@@ -47,10 +43,7 @@ fn a_full_disk_loses_no_link_and_reports_lost_clicks() {
             assert_eq!((answer.status, answer.location()), (302, target.as_str()));
         }
     }
-    assert_eq!(
-        connection.ask(&Request::get("/health")).unwrap().status,
-        200
-    );
+    assert_eq!(connection.ask(&Request::get("/health")).unwrap().status, 200);
 
     disk.free().unwrap();
     let healed = until(SOON, "creates to work again", || {
@@ -68,10 +61,7 @@ fn a_full_disk_loses_no_link_and_reports_lost_clicks() {
     for (code, target) in &links {
         kit::leads(&shunt, code, target);
     }
-    kit::figure(
-        "full disk",
-        &format!("{} links kept, {ledger:?}", links.len()),
-    );
+    kit::figure("full disk", &format!("{} links kept, {ledger:?}", links.len()));
 }
 
 /// The n-th fsync and all after it fail: never a 201 without a good fsync, and what was
@@ -90,11 +80,7 @@ fn a_failed_fsync_is_never_acknowledged() {
         let mut acknowledged = Vec::new();
         let mut refused = None;
         for i in 0..n + 3 {
-            let good = strace
-                .lines()
-                .iter()
-                .filter(|line| line.ends_with("= 0"))
-                .count();
+            let good = strace.lines().iter().filter(|line| line.ends_with("= 0")).count();
             let target = format!("https://example.com/{i}");
             let request = Request::post_json("/api/v1/links", &json!({"target": target}));
             let Ok(answer) = connection.ask(&request) else {
@@ -106,10 +92,7 @@ fn a_failed_fsync_is_never_acknowledged() {
                     .iter()
                     .filter(|line| line.ends_with("= 0") && line.contains("links.db-wal"))
                     .count();
-                assert!(
-                    now > acknowledged.len(),
-                    "round {n}: 201 after {good}:\n{lines:#?}"
-                );
+                assert!(now > acknowledged.len(), "round {n}: 201 after {good}:\n{lines:#?}");
                 let code = answer.json().unwrap()["code"].as_str().unwrap().to_owned();
                 acknowledged.push((code, target));
             } else {
@@ -119,10 +102,7 @@ fn a_failed_fsync_is_never_acknowledged() {
         }
         assert!(acknowledged.len() < n + 3, "round {n}: nothing was refused");
         if let Some(answer) = &refused {
-            assert!(
-                answer.status != 503 || answer.header("retry-after").is_some(),
-                "{answer:?}"
-            );
+            assert!(answer.status != 503 || answer.header("retry-after").is_some(), "{answer:?}");
         }
         injected += strace.injected();
         shunt.kill();
@@ -133,10 +113,7 @@ fn a_failed_fsync_is_never_acknowledged() {
         }
         kept += acknowledged.len();
     }
-    assert!(
-        injected >= rounds,
-        "the fault was put in {injected} times only"
-    );
+    assert!(injected >= rounds, "the fault was put in {injected} times only");
     kit::figure(
         "failing fsync",
         &format!("{rounds} rounds, {injected} fsyncs failed, {kept} acknowledged links all kept"),
@@ -175,10 +152,7 @@ fn a_failed_write_is_never_acknowledged() {
         until(SOON, "creates to work again", || {
             let wish = json!({"target": "https://example.com/healed"});
             let request = Request::post_json("/api/v1/links", &wish);
-            connection
-                .ask(&request)
-                .ok()
-                .filter(|answer| answer.status == 201)
+            connection.ask(&request).ok().filter(|answer| answer.status == 201)
         })
         .unwrap();
         shunt.kill();
@@ -187,10 +161,7 @@ fn a_failed_write_is_never_acknowledged() {
             kit::leads(&shunt, code, target);
         }
     }
-    assert!(
-        injected >= rounds,
-        "the fault was put in {injected} times only"
-    );
+    assert!(injected >= rounds, "the fault was put in {injected} times only");
 }
 
 /// Every fsync and every write takes a second: who asks for a cached link doesn't notice.
@@ -220,26 +191,16 @@ fn cached_links_redirect_while_the_disk_hangs() {
         times.push(began.elapsed());
     }
     let (status, took) = stuck.join().unwrap();
-    assert!(
-        took > Duration::from_millis(900),
-        "the disk did not hang: {took:?}"
-    );
+    assert!(took > Duration::from_millis(900), "the disk did not hang: {took:?}");
     assert!(matches!(status, Ok(201 | 503)), "{status:?}");
     times.sort();
     let p99 = times[times.len() * 99 / 100];
     kit::figure(
         "hanging disk",
-        &format!(
-            "{} cached redirects beside a create of {took:?}, p99 {p99:?}",
-            times.len()
-        ),
+        &format!("{} cached redirects beside a create of {took:?}, p99 {p99:?}", times.len()),
     );
     // strace itself stops every thread at every call, and both cores may be busy.
-    assert!(
-        times.len() > 100 && p99 < Duration::from_millis(100),
-        "{} p99 {p99:?}",
-        times.len()
-    );
+    assert!(times.len() > 100 && p99 < Duration::from_millis(100), "{} p99 {p99:?}", times.len());
     let _ = strace.detach();
 }
 
@@ -256,9 +217,7 @@ fn a_broken_store_is_never_a_404() {
     for i in 0..2000 {
         let wish =
             json!({"code": format!("c{i}"), "target": format!("https://example.com/{i}/{filler}")});
-        let answer = connection
-            .ask(&Request::post_json("/api/v1/links", &wish))
-            .unwrap();
+        let answer = connection.ask(&Request::post_json("/api/v1/links", &wish)).unwrap();
         assert_eq!(answer.status, 201, "{answer:?}");
     }
     shunt.stop().unwrap();
@@ -281,20 +240,10 @@ fn a_broken_store_is_never_a_404() {
         let i = i * 9;
         let path = format!("/c{i}");
         let answer = until(SOON, "the store to answer again", || {
-            connection
-                .ask(&Request::get(&path))
-                .ok()
-                .filter(|answer| answer.status != 503)
+            connection.ask(&Request::get(&path)).ok().filter(|answer| answer.status != 503)
         })
         .unwrap();
-        assert_eq!(
-            answer.location(),
-            format!("https://example.com/{i}/{filler}")
-        );
+        assert_eq!(answer.location(), format!("https://example.com/{i}/{filler}"));
     }
-    assert_eq!(
-        kit::get(&shunt, "/absent1").status,
-        404,
-        "now it can be said"
-    );
+    assert_eq!(kit::get(&shunt, "/absent1").status, 404, "now it can be said");
 }

@@ -8,9 +8,7 @@ use crate::kit::SOON;
 /// The `shunt …` commands in the shell blocks of a document, without what comes behind a pipe.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
-    let fences = markdown::fences(text)
-        .into_iter()
-        .filter(|fence| fence.language == "sh");
+    let fences = markdown::fences(text).into_iter().filter(|fence| fence.language == "sh");
     for fence in fences {
         let text = fence.text.replace("\\\n", " ");
         for line in text.lines() {
@@ -53,19 +51,10 @@ fn every_command_in_the_documents_exists_with_its_flags() {
                 path.pop();
                 answer = help(&path);
             }
-            assert_eq!(
-                answer.code(),
-                0,
-                "{file}: shunt {}: {answer:?}",
-                command.join(" ")
-            );
+            assert_eq!(answer.code(), 0, "{file}: shunt {}: {answer:?}", command.join(" "));
             for flag in command.iter().filter(|word| word.starts_with("--")) {
                 let flag = flag.split('=').next().unwrap();
-                assert!(
-                    answer.stdout.contains(flag),
-                    "{file}: {flag} of shunt {}",
-                    path.join(" ")
-                );
+                assert!(answer.stdout.contains(flag), "{file}: {flag} of shunt {}", path.join(" "));
             }
         }
     }
@@ -80,10 +69,7 @@ fn every_toml_block_in_the_documents_is_a_good_configuration() {
         if !(file == "README.md" || file.starts_with("docs/")) || file.contains("/adr/") {
             continue;
         }
-        for fence in markdown::fences(&text)
-            .into_iter()
-            .filter(|f| f.language == "toml")
-        {
+        for fence in markdown::fences(&text).into_iter().filter(|f| f.language == "toml") {
             let path = shunt.files().join("block.toml");
             std::fs::write(&path, &fence.text).unwrap();
             let args = ["config", "check", "--config", path.to_str().unwrap()];
@@ -96,11 +82,7 @@ fn every_toml_block_in_the_documents_is_a_good_configuration() {
 #[test]
 fn the_default_configuration_is_printed_and_is_good() {
     let shunt = Shunt::new().unwrap();
-    let text = shunt
-        .cli(["config", "default"], SOON)
-        .unwrap()
-        .ok()
-        .unwrap();
+    let text = shunt.cli(["config", "default"], SOON).unwrap().ok().unwrap();
     let path = shunt.files().join("default.toml");
     std::fs::write(&path, text).unwrap();
     let args = ["config", "check", "--config", path.to_str().unwrap()];
@@ -114,11 +96,7 @@ fn the_binary_names_its_version_and_completes() {
     let version = shunt.cli(["--version"], SOON).unwrap().ok().unwrap();
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
     for shell in ["bash", "zsh", "fish"] {
-        let script = shunt
-            .cli(["completions", shell], SOON)
-            .unwrap()
-            .ok()
-            .unwrap();
+        let script = shunt.cli(["completions", shell], SOON).unwrap().ok().unwrap();
         assert!(script.contains("shunt"), "{shell}");
     }
 }

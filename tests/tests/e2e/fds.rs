@@ -27,11 +27,7 @@ fn running_out_of_file_descriptors_spins_nothing_and_heals() {
     let began = Instant::now();
     // Time itself is what is measured here: how much of it the server uses.
     while began.elapsed() < Duration::from_secs(2) {
-        assert_eq!(
-            old.ask(&Request::get("/old")).unwrap().status,
-            302,
-            "an old connection"
-        );
+        assert_eq!(old.ask(&Request::get("/old")).unwrap().status, 302, "an old connection");
         pause(Duration::from_millis(100));
     }
     let used = process.cpu_time().unwrap() - before;
@@ -39,26 +35,16 @@ fn running_out_of_file_descriptors_spins_nothing_and_heals() {
     assert!(share < 0.25, "{:.0} % of a core for nothing", share * 100.0);
     drop(crowd);
     let began = Instant::now();
-    until(
-        Duration::from_secs(10),
-        "a new connection to be served",
-        || {
-            let mut connection = shunt.connect().ok()?;
-            connection.read_timeout(Duration::from_millis(500)).ok()?;
-            connection
-                .ask(&Request::get("/old"))
-                .ok()
-                .filter(|answer| answer.status == 302)
-        },
-    )
+    until(Duration::from_secs(10), "a new connection to be served", || {
+        let mut connection = shunt.connect().ok()?;
+        connection.read_timeout(Duration::from_millis(500)).ok()?;
+        connection.ask(&Request::get("/old")).ok().filter(|answer| answer.status == 302)
+    })
     .unwrap();
     let healed = began.elapsed();
     kit::figure(
         "file descriptors",
-        &format!(
-            "{open} open of 256, {:.0} % CPU, healed in {healed:?}",
-            share * 100.0
-        ),
+        &format!("{open} open of 256, {:.0} % CPU, healed in {healed:?}", share * 100.0),
     );
     assert!(healed < Duration::from_secs(3), "{healed:?}");
 }

@@ -10,19 +10,13 @@ fn a_first_start_prints_an_address_a_setup_link_and_a_curl_line_that_works() {
     let shunt = Shunt::started().unwrap();
     let line = until(SOON, "the curl line", || {
         let said = shunt.said();
-        let line = said
-            .lines()
-            .map(str::trim)
-            .find(|line| line.starts_with("curl "))?;
+        let line = said.lines().map(str::trim).find(|line| line.starts_with("curl "))?;
         Some(line.to_owned())
     })
     .unwrap();
     let said = shunt.said();
     assert!(said.contains(&shunt.url("")), "no address in {said}");
-    assert!(
-        kit::setup_link(&shunt).starts_with(&shunt.url("")),
-        "{said}"
-    );
+    assert!(kit::setup_link(&shunt).starts_with(&shunt.url("")), "{said}");
 
     // Pasted into a shell as it stands.
     let spec = Spec::new("paste", "sh").args(["-c", &line]);
@@ -42,10 +36,7 @@ fn the_setup_link_makes_one_admin_key_and_no_second() {
     let link = kit::setup_link(&shunt);
     let page = kit::get(&shunt, link.strip_prefix(&shunt.url("")).unwrap());
     assert_eq!(page.status, 200, "{page:?}");
-    assert!(
-        page.text().contains("<form"),
-        "the link shows a form: opening it uses nothing up"
-    );
+    assert!(page.text().contains("<form"), "the link shows a form: opening it uses nothing up");
 
     let key = kit::admin(&shunt);
     let list = shunt.ask(&Request::get("/api/v1/links").key(&key)).unwrap();
@@ -88,9 +79,6 @@ fn a_stop_is_clean_and_a_start_finds_everything_again() {
     assert_eq!(status.code(), Some(0), "{}", shunt.said());
     shunt.start().unwrap();
     kit::leads(&shunt, "kept", "https://example.com/kept?x=1#y");
-    let again = kit::create(
-        &shunt,
-        &json!({"code": "kept", "target": "https://example.com/"}),
-    );
+    let again = kit::create(&shunt, &json!({"code": "kept", "target": "https://example.com/"}));
     assert_eq!(again.status, 409, "{again:?}");
 }

@@ -23,14 +23,7 @@ fn urls() -> Vec<String> {
 /// Code → target of an export in NDJSON.
 fn exported(shunt: &Shunt) -> BTreeMap<String, String> {
     let file = shunt.files().join("export.ndjson");
-    let args = [
-        "links",
-        "export",
-        "--format",
-        "ndjson",
-        "--output",
-        file.to_str().unwrap(),
-    ];
+    let args = ["links", "export", "--format", "ndjson", "--output", file.to_str().unwrap()];
     shunt.cli(args, BOUND).unwrap().ok().unwrap();
     fs::read_to_string(file)
         .unwrap()
@@ -48,11 +41,7 @@ fn follow(shunt: &Shunt, links: &BTreeMap<String, String>) {
     let mut connection = shunt.connect().unwrap();
     for (code, target) in links {
         let answer = connection.ask(&Request::get(format!("/{code}"))).unwrap();
-        assert_eq!(
-            (answer.status, answer.location()),
-            (302, target.as_str()),
-            "{code}"
-        );
+        assert_eq!((answer.status, answer.location()), (302, target.as_str()), "{code}");
     }
 }
 
@@ -63,9 +52,7 @@ fn the_real_urls_round_trip() {
     let file = shunt_tests::tree::root().join("tests/data/urls.csv");
     let began = Instant::now();
     // Through the running server's socket.
-    let import = shunt
-        .cli(["links", "import", file.to_str().unwrap()], BOUND)
-        .unwrap();
+    let import = shunt.cli(["links", "import", file.to_str().unwrap()], BOUND).unwrap();
     let took = began.elapsed();
     import.ok().unwrap();
 
@@ -74,12 +61,7 @@ fn the_real_urls_round_trip() {
     let mut expected: Vec<&str> = urls.iter().map(String::as_str).collect();
     targets.sort_unstable();
     expected.sort_unstable();
-    assert!(
-        targets == expected,
-        "{} targets of {} urls",
-        targets.len(),
-        expected.len()
-    );
+    assert!(targets == expected, "{} targets of {} urls", targets.len(), expected.len());
     follow(&shunt, &links);
     // Once more after a restart, from the disk.
     shunt.stop().unwrap();
@@ -89,19 +71,9 @@ fn the_real_urls_round_trip() {
     // Into another, empty service without a running server, codes and all.
     let other = Shunt::new().unwrap();
     let file = shunt.files().join("export.ndjson");
-    other
-        .cli(["links", "import", file.to_str().unwrap()], BOUND)
-        .unwrap()
-        .ok()
-        .unwrap();
-    assert!(
-        exported(&other) == links,
-        "the export did not come back the same"
-    );
-    kit::figure(
-        "real URLs",
-        &format!("{} imported in {took:?}, all followed twice", urls.len()),
-    );
+    other.cli(["links", "import", file.to_str().unwrap()], BOUND).unwrap().ok().unwrap();
+    assert!(exported(&other) == links, "the export did not come back the same");
+    kit::figure("real URLs", &format!("{} imported in {took:?}, all followed twice", urls.len()));
 }
 
 #[test]
@@ -112,21 +84,12 @@ fn bad_rows_are_listed_with_number_and_reason_and_the_good_ones_go_in() {
                 https://example.com/3,one\n\"https://example.com/a,b\",four\nnonsense,\n\
                 https://example.com/6,api\n";
     fs::write(&file, rows).unwrap();
-    let import = shunt
-        .cli(["links", "import", file.to_str().unwrap()], BOUND)
-        .unwrap();
+    let import = shunt.cli(["links", "import", file.to_str().unwrap()], BOUND).unwrap();
     assert_ne!(import.code(), 0, "some rows were refused: {import:?}");
     let said = import.stdout.clone() + &import.stderr;
-    for (row, reason) in [
-        ("2", "scheme"),
-        ("3", "taken"),
-        ("5", ""),
-        ("6", "reserved"),
-    ] {
+    for (row, reason) in [("2", "scheme"), ("3", "taken"), ("5", ""), ("6", "reserved")] {
         let line = said.lines().find(|line| {
-            let numbered = line
-                .split(|c: char| !c.is_ascii_digit())
-                .any(|word| word == row);
+            let numbered = line.split(|c: char| !c.is_ascii_digit()).any(|word| word == row);
             numbered && line.to_lowercase().contains(reason)
         });
         assert!(line.is_some(), "row {row} ({reason}) in {said}");
@@ -142,7 +105,7 @@ fn tombstones_survive_export_and_import() {
     let shunt = Shunt::started().unwrap();
     let key = kit::admin(&shunt);
     kit::link(&shunt, "dead", "https://example.com/dead");
-    kit::link(&shunt, "live", "https://example.com/live");
+    kit::link(&shunt, "alive", "https://example.com/alive");
     let delete = Request::new("DELETE", "/api/v1/links/dead").key(&key);
     assert_eq!(shunt.ask(&delete).unwrap().status, 204);
     for format in ["ndjson", "csv"] {
@@ -151,13 +114,9 @@ fn tombstones_survive_export_and_import() {
         let args = ["links", "export", file];
         shunt.cli(args, BOUND).unwrap().ok().unwrap();
         let mut other = Shunt::new().unwrap();
-        other
-            .cli(["links", "import", file], BOUND)
-            .unwrap()
-            .ok()
-            .unwrap();
+        other.cli(["links", "import", file], BOUND).unwrap().ok().unwrap();
         other.start().unwrap();
-        kit::leads(&other, "live", "https://example.com/live");
+        kit::leads(&other, "alive", "https://example.com/alive");
         assert_eq!(kit::get(&other, "/dead").status, 410, "{format}");
         let wish = serde_json::json!({"code": "dead", "target": "https://example.com/"});
         let again = kit::create(&other, &wish);
@@ -176,17 +135,9 @@ fn a_backup_of_a_running_server_restores() {
         links.insert(kit::shorten(&mut connection, &target), target);
     }
     let backup = shunt.files().join("backup.db");
-    shunt
-        .cli(["backup", backup.to_str().unwrap()], BOUND)
-        .unwrap()
-        .ok()
-        .unwrap();
+    shunt.cli(["backup", backup.to_str().unwrap()], BOUND).unwrap().ok().unwrap();
     let mut other = Shunt::new().unwrap();
-    other
-        .cli(["restore", backup.to_str().unwrap()], BOUND)
-        .unwrap()
-        .ok()
-        .unwrap();
+    other.cli(["restore", backup.to_str().unwrap()], BOUND).unwrap().ok().unwrap();
     other.start().unwrap();
     follow(&other, &links);
 }

@@ -39,9 +39,7 @@ impl History {
     fn acknowledge(&self, code: &str, target: &str) {
         let mut links = self.links.lock().unwrap();
         if let Some(other) = links.0.insert(code.to_owned(), target.to_owned()) {
-            self.wrong(format!(
-                "{code} was given out twice: for {other} and {target}"
-            ));
+            self.wrong(format!("{code} was given out twice: for {other} and {target}"));
         }
         links.1.push(code.to_owned());
     }
@@ -75,10 +73,8 @@ fn creator(address: &Address, history: &History, number: u64) {
     };
     for count in 0_u64.. {
         let target = format!("https://example.com/{number}/{count}?exact=%2F&x=a+b");
-        let request = Request::post_json("/api/v1/links", &json!({"target": target})).header(
-            "Idempotency-Key",
-            format!("creator-{number:04}-link-{count:012}"),
-        );
+        let request = Request::post_json("/api/v1/links", &json!({"target": target}))
+            .header("Idempotency-Key", format!("creator-{number:04}-link-{count:012}"));
         // Until it is answered: a repeat may not make a second link.
         loop {
             if history.stop.load(Ordering::Acquire) {
@@ -193,10 +189,8 @@ fn kill_9_loses_nothing_and_hands_out_no_code_twice() {
             let mut checked = 0;
             let mut dice = Dice(42);
             for kill in 0..kills {
-                let (made, seen) = (
-                    history.acknowledged(),
-                    history.received.load(Ordering::Acquire),
-                );
+                let (made, seen) =
+                    (history.acknowledged(), history.received.load(Ordering::Acquire));
                 // A different moment each time: somewhere after some work was done.
                 let more = 30 + dice.below(60);
                 until(SOON, "work between two kills", || {
@@ -213,12 +207,7 @@ fn kill_9_loses_nothing_and_hands_out_no_code_twice() {
                 check(&shunt, &history, &codes[checked..]);
                 checked = codes.len();
                 let wrong = history.wrong.lock().unwrap();
-                assert!(
-                    wrong.is_empty(),
-                    "after kill {}:\n{}",
-                    kill + 1,
-                    wrong.join("\n")
-                );
+                assert!(wrong.is_empty(), "after kill {}:\n{}", kill + 1, wrong.join("\n"));
             }
         }));
         history.stop.store(true, Ordering::Release);
@@ -232,33 +221,22 @@ fn kill_9_loses_nothing_and_hands_out_no_code_twice() {
     let wrong = history.wrong.lock().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 
-    let (received, cut) = (
-        history.received.load(Ordering::Acquire),
-        history.cut.load(Ordering::Acquire),
-    );
+    let (received, cut) =
+        (history.received.load(Ordering::Acquire), history.cut.load(Ordering::Acquire));
     assert!(cut > 0, "no kill ever cut a request off");
     // The worker is behind by its fold time; then the books must balance and stay so.
     let ledger = kit::balanced(&shunt, received);
-    assert_eq!(
-        ledger.unknown, 0,
-        "{ledger:?}: no boot's rings were lost with the process"
-    );
+    assert_eq!(ledger.unknown, 0, "{ledger:?}: no boot's rings were lost with the process");
     assert!(
         (received..=received + cut).contains(&ledger.served),
         "{ledger:?}: clients received {received} and were cut off {cut} times"
     );
 
     let traced = std::fs::read_to_string(trace.path()).unwrap();
-    let links_syncs = traced
-        .lines()
-        .filter(|line| line.contains("links.db-wal"))
-        .count();
+    let links_syncs = traced.lines().filter(|line| line.contains("links.db-wal")).count();
     let made = codes.len();
     // Four creators: at most four acknowledgements can share a commit.
-    assert!(
-        links_syncs * 4 >= made,
-        "{links_syncs} fsyncs of the links' log for {made} creates"
-    );
+    assert!(links_syncs * 4 >= made, "{links_syncs} fsyncs of the links' log for {made} creates");
     kit::figure(
         "kill -9",
         &format!(
@@ -284,9 +262,6 @@ fn every_201_has_its_own_fsync() {
     for count in 1..=50 {
         kit::shorten(&mut connection, &format!("https://example.com/{count}"));
         let syncs = strace.count("links.db-wal");
-        assert!(
-            syncs >= count,
-            "{syncs} fsyncs of the log after {count} creates"
-        );
+        assert!(syncs >= count, "{syncs} fsyncs of the log after {count} creates");
     }
 }

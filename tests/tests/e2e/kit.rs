@@ -10,10 +10,7 @@ use shunt_cluster::{Connection, Request, Response, Shunt, until};
 /// The bound of a wait whose condition is expected at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "switches of ./test, no settings of the product"
-)]
+#[expect(clippy::disallowed_methods, reason = "switches of ./test, no settings of the product")]
 fn switch(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -30,16 +27,10 @@ pub(crate) fn count(whole: usize) -> usize {
 
 /// A program that `./test` installs under its tools directory.
 pub(crate) fn tool(path: &str) -> PathBuf {
-    let tools = switch("SHUNT_TEST_TOOLS").map_or_else(
-        || shunt_tests::tree::root().join("target/tools"),
-        PathBuf::from,
-    );
+    let tools = switch("SHUNT_TEST_TOOLS")
+        .map_or_else(|| shunt_tests::tree::root().join("target/tools"), PathBuf::from);
     let program = tools.join(path);
-    assert!(
-        program.is_file(),
-        "{} is missing: `./test tools` installs it",
-        program.display()
-    );
+    assert!(program.is_file(), "{} is missing: `./test tools` installs it", program.display());
     program
 }
 
@@ -56,9 +47,7 @@ pub(crate) fn figure(name: &str, text: &str) {
 pub(crate) fn setup_link(shunt: &Shunt) -> String {
     until(SOON, "the setup link", || {
         let said = shunt.said();
-        let word = said
-            .split_whitespace()
-            .find(|word| word.contains("setup_"))?;
+        let word = said.split_whitespace().find(|word| word.contains("setup_"))?;
         Some(word.to_owned())
     })
     .unwrap()
@@ -68,10 +57,8 @@ pub(crate) fn setup_link(shunt: &Shunt) -> String {
 pub(crate) fn admin(shunt: &Shunt) -> String {
     let link = setup_link(shunt);
     let secret = link.get(link.find("setup_").unwrap()..).unwrap();
-    let secret: String = secret
-        .chars()
-        .take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c))
-        .collect();
+    let secret: String =
+        secret.chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
     let form = Request::new("POST", "/setup")
         .header("Content-Type", "application/x-www-form-urlencoded")
         .body(format!("token={secret}"));
@@ -83,18 +70,14 @@ pub(crate) fn admin(shunt: &Shunt) -> String {
 pub(crate) fn key_in(text: &str) -> Option<String> {
     let at = text.find("shunt_")?;
     let word = text.get(at..)?;
-    let key: String = word
-        .chars()
-        .take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c))
-        .collect();
+    let key: String =
+        word.chars().take_while(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
     (key.len() > 40).then_some(key)
 }
 
 /// Creates a link as the anonymous caller on loopback may.
 pub(crate) fn create(shunt: &Shunt, link: &Value) -> Response {
-    shunt
-        .ask(&Request::post_json("/api/v1/links", link))
-        .unwrap()
+    shunt.ask(&Request::post_json("/api/v1/links", link)).unwrap()
 }
 
 /// Creates a link to `target` with this code, or fails.
@@ -105,12 +88,8 @@ pub(crate) fn link(shunt: &Shunt, code: &str, target: &str) {
 
 /// Creates a link to `target` and answers its code.
 pub(crate) fn shorten(connection: &mut Connection, target: &str) -> String {
-    let answer = connection
-        .ask(&Request::post_json(
-            "/api/v1/links",
-            &json!({"target": target}),
-        ))
-        .unwrap();
+    let answer =
+        connection.ask(&Request::post_json("/api/v1/links", &json!({"target": target}))).unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.json().unwrap()["code"].as_str().unwrap().to_owned()
 }
@@ -124,11 +103,7 @@ pub(crate) fn get(shunt: &Shunt, path: &str) -> Response {
 #[track_caller]
 pub(crate) fn leads(shunt: &Shunt, code: &str, target: &str) {
     let answer = get(shunt, &format!("/{code}"));
-    assert_eq!(
-        (answer.status, answer.location()),
-        (302, target),
-        "{code}: {answer:?}"
-    );
+    assert_eq!((answer.status, answer.location()), (302, target), "{code}: {answer:?}");
 }
 
 /// One server for tests of one process that change nothing of one another's.
@@ -185,11 +160,7 @@ pub(crate) fn ledger(shunt: &Shunt) -> Ledger {
     // Marks and roll-ups are one transaction: at no moment does one know more than the other.
     let marked = sum("SELECT coalesce(sum(last - first + 1), 0) FROM marks");
     let hours = sum("SELECT coalesce(sum(clicks + heads), 0) FROM hours");
-    assert_eq!(
-        (marked, hours),
-        (ledger.counted, ledger.counted),
-        "{ledger:?}"
-    );
+    assert_eq!((marked, hours), (ledger.counted, ledger.counted), "{ledger:?}");
     ledger
 }
 

@@ -44,9 +44,7 @@ fn oversized_requests_are_refused() {
     let answer = length.read(false).unwrap();
     assert_eq!(answer.status, 413, "{answer:?}");
     assert!(
-        answer
-            .header("content-type")
-            .is_some_and(|t| t.contains("problem+json")),
+        answer.header("content-type").is_some_and(|t| t.contains("problem+json")),
         "{answer:?}"
     );
 
@@ -125,10 +123,7 @@ fn max_clicks_is_exact_under_concurrency_and_kill_9() {
     let (granted, unanswered) = (granted.into_inner(), unanswered.into_inner());
     assert!(unanswered > 0, "the kills came too late to matter");
     assert!(granted <= limit, "{granted} of {limit}");
-    assert!(
-        granted + unanswered >= limit,
-        "{granted} granted, {unanswered} cut off"
-    );
+    assert!(granted + unanswered >= limit, "{granted} granted, {unanswered} cut off");
     assert_eq!(kit::get(&shunt, "/few").status, 410);
 }
 
@@ -161,20 +156,13 @@ fn an_exhausted_code_space_is_said_at_once_and_no_code_comes_twice() {
     }
     // Reserved words of two letters are no codes.
     let reserved = ["js", "qr"].len() * 4;
-    assert!(
-        (3844 - reserved..=3844).contains(&codes.len()),
-        "{} codes",
-        codes.len()
-    );
+    assert!((3844 - reserved..=3844).contains(&codes.len()), "{} codes", codes.len());
     assert!(refused >= 150, "{refused}");
     kit::figure(
         "exhausted code space",
         &format!("{} codes, then 507 within {slowest:?}", codes.len()),
     );
-    assert!(
-        slowest < std::time::Duration::from_millis(500),
-        "{slowest:?}"
-    );
+    assert!(slowest < std::time::Duration::from_millis(500), "{slowest:?}");
 }
 
 #[test]
@@ -188,11 +176,5 @@ fn codes_grow_when_the_space_gets_crowded() {
         let code = kit::shorten(&mut connection, "https://example.com/");
         *lengths.entry(code.len()).or_insert(0) += 1;
     }
-    assert!(
-        lengths
-            .keys()
-            .max()
-            .is_some_and(|longest| (3..=4).contains(longest)),
-        "{lengths:?}"
-    );
+    assert!(lengths.keys().max().is_some_and(|longest| (3..=4).contains(longest)), "{lengths:?}");
 }

@@ -43,10 +43,7 @@ fn a_link_lives_from_create_to_tombstone() {
     let read = api(&shunt, &key, "GET", "/api/v1/links/life", None);
     assert_eq!(read.status, 200);
     let etag = read.header("etag").unwrap().to_owned();
-    assert!(
-        etag.starts_with('"') && etag.ends_with('"'),
-        "a strong tag: {etag}"
-    );
+    assert!(etag.starts_with('"') && etag.ends_with('"'), "a strong tag: {etag}");
 
     let path = "/api/v1/links/life";
     let merge = |etag: &str, patch: &Value| {
@@ -57,19 +54,10 @@ fn a_link_lives_from_create_to_tombstone() {
             .body(patch.to_string());
         shunt.ask(&request).unwrap()
     };
-    let patched = merge(
-        &etag,
-        &json!({"target": "https://example.org/new", "title": null}),
-    );
+    let patched = merge(&etag, &json!({"target": "https://example.org/new", "title": null}));
     assert_eq!(patched.status, 200, "{patched:?}");
     assert_eq!(patched.json().unwrap()["version"], 2);
-    assert!(
-        patched
-            .json()
-            .unwrap()
-            .get("title")
-            .is_none_or(Value::is_null)
-    );
+    assert!(patched.json().unwrap().get("title").is_none_or(Value::is_null));
     assert_eq!(merge(&etag, &json!({"title": "late"})).status, 412);
 
     assert_eq!(api(&shunt, &key, "DELETE", path, None).status, 204);
@@ -84,56 +72,20 @@ fn a_link_lives_from_create_to_tombstone() {
 fn bad_requests_are_problems_that_name_the_field() {
     let shunt = kit::shared();
     for (body, status, word) in [
-        (
-            json!({"target": "javascript:alert(1)"}).to_string(),
-            400,
-            "target",
-        ),
+        (json!({"target": "javascript:alert(1)"}).to_string(), 400, "target"),
         (json!({"target": 5}).to_string(), 400, "target"),
         (json!({}).to_string(), 400, "target"),
-        (
-            json!({"target": "https://example.com/", "password": "x"}).to_string(),
-            400,
-            "password",
-        ),
-        (
-            json!({"target": "https://example.com/", "rules": []}).to_string(),
-            400,
-            "rules",
-        ),
-        (
-            json!({"target": "https://example.com/", "code": "a b"}).to_string(),
-            400,
-            "code",
-        ),
-        (
-            json!({"target": "https://example.com/", "code": "api"}).to_string(),
-            400,
-            "code",
-        ),
-        (
-            json!({"target": "https://example.com/", "max_clicks": 0}).to_string(),
-            400,
-            "max_clicks",
-        ),
-        (
-            json!({"target": "https://e.com/", "status_code": 303}).to_string(),
-            400,
-            "status_code",
-        ),
-        (
-            json!({"target": "https://e.com/", "expires_at": "soon"}).to_string(),
-            400,
-            "expires_at",
-        ),
+        (json!({"target": "https://example.com/", "password": "x"}).to_string(), 400, "password"),
+        (json!({"target": "https://example.com/", "rules": []}).to_string(), 400, "rules"),
+        (json!({"target": "https://example.com/", "code": "a b"}).to_string(), 400, "code"),
+        (json!({"target": "https://example.com/", "code": "api"}).to_string(), 400, "code"),
+        (json!({"target": "https://example.com/", "max_clicks": 0}).to_string(), 400, "max_clicks"),
+        (json!({"target": "https://e.com/", "status_code": 303}).to_string(), 400, "status_code"),
+        (json!({"target": "https://e.com/", "expires_at": "soon"}).to_string(), 400, "expires_at"),
         ("{\"target\": ".to_owned(), 400, ""),
         ("[]".to_owned(), 400, ""),
         ("\u{feff}{}".to_owned(), 400, ""),
-        (
-            format!("{{\"target\": {}1{}}}", "[".repeat(5000), "]".repeat(5000)),
-            400,
-            "",
-        ),
+        (format!("{{\"target\": {}1{}}}", "[".repeat(5000), "]".repeat(5000)), 400, ""),
     ] {
         let request = Request::new("POST", "/api/v1/links")
             .header("Content-Type", "application/json")
@@ -141,22 +93,13 @@ fn bad_requests_are_problems_that_name_the_field() {
         let answer = shunt.ask(&request).unwrap();
         assert_eq!(answer.status, status, "{body:.80}: {answer:?}");
         let media = answer.header("content-type").unwrap_or_default();
-        assert!(
-            media.starts_with("application/problem+json"),
-            "{body:.80}: {answer:?}"
-        );
+        assert!(media.starts_with("application/problem+json"), "{body:.80}: {answer:?}");
         assert!(answer.text().contains(word), "{word} in {answer:?}");
     }
     let plain = Request::new("POST", "/api/v1/links").header("Content-Type", "text/plain");
     let answer = shunt.ask(&plain.body("{}")).unwrap();
     assert!(matches!(answer.status, 400 | 415), "{answer:?}");
-    assert_eq!(
-        shunt
-            .ask(&Request::new("PUT", "/api/v1/links"))
-            .unwrap()
-            .status,
-        405
-    );
+    assert_eq!(shunt.ask(&Request::new("PUT", "/api/v1/links")).unwrap().status, 405);
 }
 
 #[test]
@@ -186,10 +129,7 @@ fn only_the_person_at_this_machine_creates_without_a_key() {
     let shunt = kit::shared();
     let wish = json!({"target": "https://example.com/"});
     let ask = |name: &str, value: &str| {
-        shunt
-            .ask(&Request::post_json("/api/v1/links", &wish).header(name, value))
-            .unwrap()
-            .status
+        shunt.ask(&Request::post_json("/api/v1/links", &wish).header(name, value)).unwrap().status
     };
     assert_eq!(ask("Accept", "*/*"), 201);
     for (name, value) in [
@@ -203,18 +143,12 @@ fn only_the_person_at_this_machine_creates_without_a_key() {
         ("Origin", "https://evil.example"),
         ("Origin", "null"),
     ] {
-        assert!(
-            matches!(ask(name, value), 401 | 403),
-            "{name}: {value} → {}",
-            ask(name, value)
-        );
+        assert!(matches!(ask(name, value), 401 | 403), "{name}: {value} → {}", ask(name, value));
     }
     for path in ["/api/v1/links", "/api/v1/links/x"] {
         assert_eq!(kit::get(shunt, path).status, 401, "{path}");
     }
-    let delete = shunt
-        .ask(&Request::new("DELETE", "/api/v1/links/x"))
-        .unwrap();
+    let delete = shunt.ask(&Request::new("DELETE", "/api/v1/links/x")).unwrap();
     assert_eq!(delete.status, 401);
     let bad = Request::get("/api/v1/links").key("shunt_0000000000000000000000000000000000000000");
     assert_eq!(shunt.ask(&bad).unwrap().status, 401);
@@ -237,17 +171,10 @@ fn a_batch_answers_each_row_and_a_summary() {
         .body(body);
     let answer = shunt.ask(&request).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
-    let lines: Vec<Value> = answer
-        .text()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> =
+        answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 5, "{answer:?}");
-    let statuses: Vec<_> = lines
-        .iter()
-        .take(4)
-        .map(|line| line["status"].clone())
-        .collect();
+    let statuses: Vec<_> = lines.iter().take(4).map(|line| line["status"].clone()).collect();
     assert_eq!(statuses, [201, 400, 409, 201]);
     kit::leads(&shunt, "b1", "https://example.com/1");
 }
@@ -259,10 +186,7 @@ fn the_reference_contracts_are_served() {
     let urls = Request::post_json("/api/urls", &json!({"longUrl": target, "userId": "u"}));
     let answer = shunt.ask(&urls).unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
-    let short = answer.json().unwrap()["shortUrl"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let short = answer.json().unwrap()["shortUrl"].as_str().unwrap().to_owned();
     let code = short.rsplit('/').next().unwrap().to_owned();
     let redirect = kit::get(shunt, &format!("/api/urls/{code}"));
     assert!((301..=308).contains(&redirect.status), "{redirect:?}");
@@ -271,10 +195,7 @@ fn the_reference_contracts_are_served() {
     let short = Request::post_json("/api/short", &json!({"longurl": target}));
     let answer = shunt.ask(&short).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
-    let code = answer.json().unwrap()["redirect_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let code = answer.json().unwrap()["redirect_id"].as_str().unwrap().to_owned();
     kit::leads(shunt, &code, target);
 
     let form = Request::new("POST", "/shorten")
@@ -321,10 +242,6 @@ fn hostile_targets_are_refused_on_every_entry() {
         assert_eq!(answer.status, 400, "{target:?} by form: {answer:?}");
     }
     let key = kit::admin(&shunt);
-    let list = shunt
-        .ask(&Request::get("/api/v1/links").key(&key))
-        .unwrap()
-        .json()
-        .unwrap();
+    let list = shunt.ask(&Request::get("/api/v1/links").key(&key)).unwrap().json().unwrap();
     assert_eq!(list["links"], json!([]), "{list}");
 }

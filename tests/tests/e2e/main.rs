@@ -4,14 +4,12 @@
 //! Each test starts servers of its own on ports and directories of its own. Where a fault is
 //! injected, the test also shows that the fault happened: a run without it counts as failed.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "every function here is a test or part of one"
-)]
+#![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
 
 mod api_fuzz;
 mod bad_start;
 mod browser;
+mod cli;
 mod clients;
 mod clock;
 mod coherence;

@@ -10,9 +10,7 @@ fn make(shunt: &Shunt, key: &str, code: &str, more: &[(&str, Value)]) {
     for (name, value) in more {
         link[*name] = value.clone();
     }
-    let answer = shunt
-        .ask(&Request::post_json("/api/v1/links", &link).key(key))
-        .unwrap();
+    let answer = shunt.ask(&Request::post_json("/api/v1/links", &link).key(key)).unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
 }
 
@@ -20,10 +18,7 @@ fn make(shunt: &Shunt, key: &str, code: &str, more: &[(&str, Value)]) {
 fn same_page(a: &Response, b: &Response) -> bool {
     let headers = |response: &Response| -> Vec<(String, String)> {
         let varying = ["date", "x-request-id", "content-security-policy"];
-        let kept = response
-            .headers
-            .iter()
-            .filter(|(name, _)| !varying.contains(&name.as_str()));
+        let kept = response.headers.iter().filter(|(name, _)| !varying.contains(&name.as_str()));
         kept.cloned().collect()
     };
     a.status == b.status && headers(a) == headers(b) && a.body.len() == b.body.len()
@@ -35,25 +30,10 @@ fn each_state_of_a_link_has_its_answer() {
     let key = kit::admin(&shunt);
     make(&shunt, &key, "plain", &[]);
     for status in [301, 302, 307, 308] {
-        make(
-            &shunt,
-            &key,
-            &format!("s{status}"),
-            &[("status_code", json!(status))],
-        );
+        make(&shunt, &key, &format!("s{status}"), &[("status_code", json!(status))]);
     }
-    make(
-        &shunt,
-        &key,
-        "later",
-        &[("valid_from", json!("2999-01-01T00:00:00Z"))],
-    );
-    make(
-        &shunt,
-        &key,
-        "past",
-        &[("expires_at", json!("2999-01-01T00:00:00Z"))],
-    );
+    make(&shunt, &key, "later", &[("valid_from", json!("2999-01-01T00:00:00Z"))]);
+    make(&shunt, &key, "past", &[("expires_at", json!("2999-01-01T00:00:00Z"))]);
     make(&shunt, &key, "off", &[]);
     make(&shunt, &key, "gone", &[]);
     make(&shunt, &key, "used", &[("max_clicks", json!(1))]);
@@ -65,55 +45,31 @@ fn each_state_of_a_link_has_its_answer() {
                 .body(patch.to_string());
         }
         let answer = shunt.ask(&request).unwrap();
-        assert!(
-            (200..300).contains(&answer.status),
-            "{method} {code}: {answer:?}"
-        );
+        assert!((200..300).contains(&answer.status), "{method} {code}: {answer:?}");
     };
-    change(
-        "PATCH",
-        "past",
-        Some(json!({"expires_at": "2001-01-01T00:00:00Z"})),
-    );
+    change("PATCH", "past", Some(json!({"expires_at": "2001-01-01T00:00:00Z"})));
     change("PATCH", "off", Some(json!({"enabled": false})));
     change("DELETE", "gone", None);
 
     // Twice each: from the store, then from L1.
     for _ in 0..2 {
         let plain = kit::get(&shunt, "/plain");
-        assert_eq!(
-            (plain.status, plain.location()),
-            (302, "https://example.com/t")
-        );
+        assert_eq!((plain.status, plain.location()), (302, "https://example.com/t"));
         assert_eq!(plain.header("cache-control"), Some("private, max-age=0"));
         let policy = plain.header("referrer-policy");
         assert_eq!(policy, Some("strict-origin-when-cross-origin"));
         for status in [301, 302, 307, 308] {
             let answer = kit::get(&shunt, &format!("/s{status}"));
-            assert_eq!(
-                (answer.status, answer.location()),
-                (status, "https://example.com/t")
-            );
+            assert_eq!((answer.status, answer.location()), (status, "https://example.com/t"));
             let age = if matches!(status, 301 | 308) { 60 } else { 0 };
             let control = format!("private, max-age={age}");
             assert_eq!(answer.header("cache-control"), Some(&*control), "{status}");
         }
-        for path in [
-            "/later",
-            "/unknown",
-            "/PLAIN",
-            "/plain/",
-            "/plain%00",
-            "/%70lain%2f",
-        ] {
+        for path in ["/later", "/unknown", "/PLAIN", "/plain/", "/plain%00", "/%70lain%2f"] {
             let answer = kit::get(&shunt, path);
             assert_eq!((answer.status, answer.location()), (404, ""), "{path}");
         }
-        assert_eq!(
-            kit::get(&shunt, "/%70lain").status,
-            302,
-            "a code is decoded once"
-        );
+        assert_eq!(kit::get(&shunt, "/%70lain").status, 302, "a code is decoded once");
         assert_eq!(kit::get(&shunt, "/%2570lain").status, 404, "and not twice");
     }
     assert_eq!(kit::get(&shunt, "/used").status, 302);
@@ -121,10 +77,7 @@ fn each_state_of_a_link_has_its_answer() {
     assert_eq!(expired.status, 410, "{expired:?}");
     for code in ["off", "gone", "used"] {
         let answer = kit::get(&shunt, &format!("/{code}"));
-        assert!(
-            same_page(&expired, &answer),
-            "{code}: {answer:?} is not {expired:?}"
-        );
+        assert!(same_page(&expired, &answer), "{code}: {answer:?} is not {expired:?}");
     }
 }
 
@@ -141,34 +94,20 @@ fn head_answers_as_get_without_a_body_and_uses_nothing_up() {
         let next = connection.ask(&Request::get("/health")).unwrap();
         assert_eq!(next.status, 200, "{path}");
         match path {
-            "/plain" => assert_eq!(
-                (head.status, head.location()),
-                (302, "https://example.com/t")
-            ),
+            "/plain" => assert_eq!((head.status, head.location()), (302, "https://example.com/t")),
             "/missing" => assert_eq!(head.status, 404, "{head:?}"),
             // Whoever only looks at a limited link is not told where it leads.
-            _ => assert!(
-                head.status < 400 && head.location().is_empty(),
-                "{path}: {head:?}"
-            ),
+            _ => assert!(head.status < 400 && head.location().is_empty(), "{path}: {head:?}"),
         }
     }
     // Bots and prefetches use nothing up either.
     for (name, value) in [
-        (
-            "User-Agent",
-            "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
-        ),
-        (
-            "User-Agent",
-            "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
-        ),
+        ("User-Agent", "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)"),
+        ("User-Agent", "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"),
         ("Sec-Purpose", "prefetch;prerender"),
         ("Purpose", "prefetch"),
     ] {
-        let answer = shunt
-            .ask(&Request::get("/once").header(name, value))
-            .unwrap();
+        let answer = shunt.ask(&Request::get("/once").header(name, value)).unwrap();
         assert_ne!(answer.status, 410, "{name}: {value}: {answer:?}");
     }
     let person = Request::get("/once").header("User-Agent", "Mozilla/5.0 Firefox/140.0");
@@ -185,24 +124,15 @@ fn previews_and_qr_codes_are_served_and_hide_what_must_be_hidden() {
     let preview = kit::get(&shunt, "/seen+");
     assert_eq!(preview.status, 200);
     assert_eq!(preview.header("cache-control"), Some("no-store"));
-    assert!(
-        preview.text().contains("https://example.com/t"),
-        "{preview:?}"
-    );
+    assert!(preview.text().contains("https://example.com/t"), "{preview:?}");
     let limited = kit::get(&shunt, "/few+");
     assert!(!limited.text().contains("example.com/t"), "{limited:?}");
 
     let svg = kit::get(&shunt, "/seen.qr");
-    assert_eq!(
-        (svg.status, svg.header("content-type")),
-        (200, Some("image/svg+xml"))
-    );
+    assert_eq!((svg.status, svg.header("content-type")), (200, Some("image/svg+xml")));
     assert!(svg.text().contains("<svg"));
     let png = kit::get(&shunt, "/seen.qr?format=png&size=200");
-    assert_eq!(
-        (png.status, png.header("content-type")),
-        (200, Some("image/png"))
-    );
+    assert_eq!((png.status, png.header("content-type")), (200, Some("image/png")));
     assert!(png.body.starts_with(b"\x89PNG\r\n\x1a\n"));
     assert_eq!(kit::get(&shunt, "/seen.qr?size=1000000").status, 400);
     assert_eq!(kit::get(&shunt, "/nothing.qr").status, 404);
@@ -219,11 +149,7 @@ fn pages_are_strict_and_load_nothing_from_outside() {
         assert!(csp.contains("default-src"), "{path}: {csp}");
         assert!(!csp.contains("unsafe-"), "{path}: {csp}");
         assert!(csp.contains("frame-ancestors 'none'"), "{path}: {csp}");
-        assert_eq!(
-            page.header("x-content-type-options"),
-            Some("nosniff"),
-            "{path}"
-        );
+        assert_eq!(page.header("x-content-type-options"), Some("nosniff"), "{path}");
         assert!(page.header("referrer-policy").is_some(), "{path}");
         let text = page.text();
         for outside in ["src=\"http", "src=\"//", "url(http", "@import"] {
@@ -241,26 +167,17 @@ fn the_same_slug_on_another_host_is_another_link() {
         &shunt,
         &key,
         "slug",
-        &[
-            ("domain", json!("go.example")),
-            ("target", json!("https://example.org/other")),
-        ],
+        &[("domain", json!("go.example")), ("target", json!("https://example.org/other"))],
     );
     let ask = |host: &str| {
-        let answer = shunt
-            .ask(&Request::get("/slug").header("Host", host))
-            .unwrap();
+        let answer = shunt.ask(&Request::get("/slug").header("Host", host)).unwrap();
         answer.location().to_owned()
     };
     for _ in 0..2 {
         assert_eq!(ask("go.example"), "https://example.org/other");
         assert_eq!(ask("GO.EXAMPLE:8080"), "https://example.org/other");
         assert_eq!(ask("go.example."), "https://example.org/other");
-        assert_eq!(
-            ask("unknown.example"),
-            "https://example.com/t",
-            "unknown: the default domain"
-        );
+        assert_eq!(ask("unknown.example"), "https://example.com/t", "unknown: the default domain");
         assert_eq!(ask("127.0.0.1"), "https://example.com/t");
     }
 }

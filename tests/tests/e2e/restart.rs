@@ -35,6 +35,7 @@ fn a_rolling_restart_fails_no_request() {
                     };
                     // A server that is about to go says so with `Connection: close`; a client that
                     // then opens a new connection never meets a closed one.
+                    let reused = kept.is_some();
                     let answer = match kept.take() {
                         Some(connection) => Ok(connection),
                         None => Connection::open(address),
@@ -49,8 +50,12 @@ fn a_rolling_restart_fails_no_request() {
                     asked.fetch_add(1, Ordering::AcqRel);
                     match answer {
                         Ok(answer) if matches!(answer.status, 201 | 302) => {}
-                        Ok(answer) => failures.lock().unwrap().push(format!("{answer:?}")),
-                        Err(error) => failures.lock().unwrap().push(format!("{error:#}")),
+                        Ok(answer) => {
+                            failures.lock().unwrap().push(format!("reused {reused}: {answer:?}"))
+                        }
+                        Err(error) => {
+                            failures.lock().unwrap().push(format!("reused {reused}: {error:#}"))
+                        }
                     }
                 }
             });
@@ -62,9 +67,7 @@ fn a_rolling_restart_fails_no_request() {
                     (asked.load(Ordering::Acquire) >= before + 300).then_some(())
                 })
                 .unwrap();
-                let status = shunt
-                    .hand_over(&["--takeover"], Duration::from_secs(30))
-                    .unwrap();
+                let status = shunt.hand_over(&["--takeover"], Duration::from_secs(30)).unwrap();
                 assert_eq!(status.code(), Some(0), "restart {restart}");
             }
             let before = asked.load(Ordering::Acquire);
@@ -88,10 +91,7 @@ fn a_rolling_restart_fails_no_request() {
     );
     // The clicks of all the processes add up.
     kit::balanced(&shunt, 100);
-    kit::figure(
-        "rolling restart",
-        &format!("{restarts} restarts, {asked} requests, 0 failed"),
-    );
+    kit::figure("rolling restart", &format!("{restarts} restarts, {asked} requests, 0 failed"));
 }
 
 /// SIGTERM: what was begun is answered, the health check says "draining", and the exit is clean.
@@ -109,11 +109,7 @@ fn a_stop_answers_what_was_begun() {
         body.len()
     );
     half.send_raw(head.as_bytes()).unwrap();
-    shunt
-        .process()
-        .unwrap()
-        .signal(shunt_cluster::process::Signal::TERM)
-        .unwrap();
+    shunt.process().unwrap().signal(shunt_cluster::process::Signal::TERM).unwrap();
     half.send_raw(body.as_bytes()).unwrap();
     let answer = half.read(false).unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");

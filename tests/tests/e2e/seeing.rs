@@ -13,12 +13,8 @@ use crate::kit::{self, SOON};
 
 /// `name{labels}` of every series.
 fn series(text: &str) -> BTreeSet<String> {
-    let lines = text
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty());
-    lines
-        .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
-        .collect()
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
 #[test]
@@ -26,42 +22,24 @@ fn metric_labels_come_from_enums() {
     let shunt = Shunt::started().unwrap();
     let key = kit::admin(&shunt);
     kit::link(&shunt, "some", "https://example.com/");
-    for path in [
-        "/some",
-        "/some",
-        "/missing",
-        "/",
-        "/api/v1/links",
-        "/some+",
-        "/some.qr",
-    ] {
+    for path in ["/some", "/some", "/missing", "/", "/api/v1/links", "/some+", "/some.qr"] {
         shunt.ask(&Request::get(path).key(&key)).unwrap();
     }
     let before = series(&shunt.ask_ops("/metrics").unwrap().text());
     for i in 0..300 {
         let path = format!("/canary{i}/x?utm_source=canary{i}");
-        shunt
-            .ask(&Request::get(path).header("Host", format!("canary{i}.example")))
-            .unwrap();
+        shunt.ask(&Request::get(path).header("Host", format!("canary{i}.example"))).unwrap();
         shunt.ask(&Request::get(format!("/canary{i}"))).unwrap();
-        shunt
-            .ask(&Request::new("BREW", format!("/api/v1/canary{i}")))
-            .unwrap();
+        shunt.ask(&Request::new("BREW", format!("/api/v1/canary{i}"))).unwrap();
     }
     let text = shunt.ask_ops("/metrics").unwrap().text();
     let after = series(&text);
     let grown: Vec<_> = after.difference(&before).collect();
-    assert!(
-        grown.len() < 10,
-        "series grow with what visitors send: {grown:#?}"
-    );
+    assert!(grown.len() < 10, "series grow with what visitors send: {grown:#?}");
     assert!(!text.contains("canary"), "what visitors send is in a label");
     for line in &after {
         let name = line.split('{').next().unwrap();
-        assert!(
-            name.starts_with("shunt_") || name.starts_with("process_"),
-            "{line}"
-        );
+        assert!(name.starts_with("shunt_") || name.starts_with("process_"), "{line}");
         assert!(line.len() < 200, "{line}");
     }
     for wanted in [
@@ -74,10 +52,7 @@ fn metric_labels_come_from_enums() {
         "shunt_clicks_counted_total",
         "shunt_clicks_lost_total",
     ] {
-        assert!(
-            after.iter().any(|line| line.starts_with(wanted)),
-            "no {wanted}"
-        );
+        assert!(after.iter().any(|line| line.starts_with(wanted)), "no {wanted}");
     }
 }
 
@@ -89,11 +64,7 @@ fn health_is_on_both_listeners_and_metrics_on_one() {
     assert_eq!(shunt.ask_ops("/readyz").unwrap().status, 200);
     assert_eq!(shunt.ask_ops("/metrics").unwrap().status, 200);
     for path in ["/metrics", "/readyz", "/healthz"] {
-        assert_eq!(
-            kit::get(&shunt, path).status,
-            404,
-            "{path} is for the operators"
-        );
+        assert_eq!(kit::get(&shunt, path).status, 404, "{path} is for the operators");
     }
     let head = shunt.ask(&Request::new("HEAD", "/health")).unwrap();
     assert_eq!(head.status, 200);
@@ -123,15 +94,7 @@ fn a_draining_server_is_not_healthy() {
     .unwrap();
     assert!(matches!(status, 503 | 200 | 0), "{status}");
     drop(busy);
-    assert_eq!(
-        shunt
-            .process()
-            .unwrap()
-            .wait(Duration::from_secs(30))
-            .unwrap()
-            .code(),
-        Some(0)
-    );
+    assert_eq!(shunt.process().unwrap().wait(Duration::from_secs(30)).unwrap().code(), Some(0));
 }
 
 /// Every file under a directory that holds one of these byte strings.
@@ -143,10 +106,7 @@ fn holding(directory: &Path, needles: &[(&str, Vec<u8>)], found: &mut Vec<String
             holding(&path, needles, found);
         } else if let Ok(bytes) = fs::read(&path) {
             for (name, needle) in needles {
-                if bytes
-                    .windows(needle.len())
-                    .any(|window| window == needle.as_slice())
-                {
+                if bytes.windows(needle.len()).any(|window| window == needle.as_slice()) {
                     found.push(format!("{name} in {}", path.display()));
                 }
             }
@@ -189,10 +149,7 @@ fn no_canary_is_found_in_anything_that_is_kept() {
         let answer = shunt.ask(&request).unwrap();
         assert_eq!(answer.status, 400, "{answer:?}");
         // The page may show what was typed to the one who typed it; an API answer need not.
-        if answer
-            .header("content-type")
-            .is_some_and(|media| media.contains("json"))
-        {
+        if answer.header("content-type").is_some_and(|media| media.contains("json")) {
             answers += &answer.text();
         }
     }
@@ -220,20 +177,14 @@ fn no_canary_is_found_in_anything_that_is_kept() {
         setup[setup.find("setup_").unwrap()..].trim_end_matches(|c: char| c.is_ascii_punctuation());
     let needles: Vec<(&str, Vec<u8>)> = vec![
         ("the API key", key.clone().into_bytes()),
-        (
-            "the API key's random part",
-            key.trim_start_matches("shunt_").as_bytes().to_vec(),
-        ),
+        ("the API key's random part", key.trim_start_matches("shunt_").as_bytes().to_vec()),
         ("a password", b"canarypassword".to_vec()),
         ("a query of a referrer", b"canaryquery".to_vec()),
         ("an IPv4 address", b"203.0.113.77".to_vec()),
         ("an IPv4 address, binary", vec![203, 0, 113, 77]),
         ("an IPv4 address, reversed", vec![77, 113, 0, 203]),
         ("an IPv6 address", b"abcd:ef01".to_vec()),
-        (
-            "an IPv6 address, binary",
-            vec![0, 0, 0, 0, 0xab, 0xcd, 0xef, 0x01],
-        ),
+        ("an IPv6 address, binary", vec![0, 0, 0, 0, 0xab, 0xcd, 0xef, 0x01]),
         ("an idempotency key", idempotency.as_bytes().to_vec()),
     ];
     let mut found = Vec::new();
@@ -245,15 +196,8 @@ fn no_canary_is_found_in_anything_that_is_kept() {
 
     // And the search does find what is there.
     let mut planted = Vec::new();
-    holding(
-        shunt.files(),
-        &[("a target", b"https://example.com/open".to_vec())],
-        &mut planted,
-    );
-    assert!(
-        planted.iter().any(|line| line.contains("links.db")),
-        "{planted:?}"
-    );
+    holding(shunt.files(), &[("a target", b"https://example.com/open".to_vec())], &mut planted);
+    assert!(planted.iter().any(|line| line.contains("links.db")), "{planted:?}");
 }
 
 /// A day's work of a quiet server leaves no warning in its log, and what it logs is structured.
@@ -264,14 +208,7 @@ fn ordinary_work_logs_no_warning() {
     shunt.start().unwrap();
     let key = kit::admin(&shunt);
     kit::link(&shunt, "open", "https://example.com/open");
-    for path in [
-        "/open",
-        "/missing",
-        "/",
-        "/open+",
-        "/api/v1/links",
-        "/openapi.json",
-    ] {
+    for path in ["/open", "/missing", "/", "/open+", "/api/v1/links", "/openapi.json"] {
         shunt.ask(&Request::get(path).key(&key)).unwrap();
     }
     kit::create(&shunt, &json!({"target": "nonsense"}));
@@ -293,22 +230,13 @@ fn a_log_line_cannot_be_forged() {
     let mut shunt = Shunt::new().unwrap().config(config).unwrap();
     shunt.start().unwrap();
     for path in ["/%1b[31mforged", "/x%0aERROR%20forged", "/x%0d%0aforged"] {
-        shunt
-            .ask(&Request::get(path).header("User-Agent", "a\tb"))
-            .unwrap();
-        shunt
-            .ask(&Request::new("DELETE", format!("/api/v1/links{path}")))
-            .unwrap();
+        shunt.ask(&Request::get(path).header("User-Agent", "a\tb")).unwrap();
+        shunt.ask(&Request::new("DELETE", format!("/api/v1/links{path}"))).unwrap();
     }
     let wish = json!({"target": "https://example.com/\u{1b}[31m\nforged", "title": "\nforged"});
     kit::create(&shunt, &wish);
     shunt.stop().unwrap();
     let said = shunt.said();
     assert!(!said.contains("\u{1b}[31m"), "{said}");
-    assert!(
-        !said
-            .lines()
-            .any(|line| line.trim_start().starts_with("forged")),
-        "{said}"
-    );
+    assert!(!said.lines().any(|line| line.trim_start().starts_with("forged")), "{said}");
 }

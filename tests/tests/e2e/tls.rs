@@ -20,12 +20,10 @@ impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority for one test");
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        Self { issuer: Issuer::new(params, key), pem }
     }
 
     /// Writes a certificate for `name` and its key over those in `directory`, each in one step, as
@@ -34,10 +32,7 @@ impl Authority {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        for (file, text) in [
-            ("key.pem", key.serialize_pem()),
-            ("cert.pem", certificate.pem()),
-        ] {
+        for (file, text) in [("key.pem", key.serialize_pem()), ("cert.pem", certificate.pem())] {
             let fresh = directory.join(format!("{file}.new"));
             fs::write(&fresh, text).unwrap();
             fs::rename(&fresh, directory.join(file)).unwrap();
@@ -66,11 +61,7 @@ fn served(name: &str) -> Served {
     let mut shunt = shunt.config(&config).unwrap();
     shunt.start().unwrap();
     kit::link(&shunt, "safe", "https://example.com/safe");
-    Served {
-        shunt,
-        authority,
-        tls,
-    }
+    Served { shunt, authority, tls }
 }
 
 impl Served {
@@ -86,11 +77,7 @@ impl Served {
             .arg(format!("https://{name}:{port}{path}"));
         let finished = spec.run(self.shunt.files(), SOON).unwrap();
         let (out, err) = (finished.stdout.clone(), finished.stderr.clone());
-        if finished.code() == 0 {
-            Ok(out)
-        } else {
-            Err(err)
-        }
+        if finished.code() == 0 { Ok(out) } else { Err(err) }
     }
 }
 
@@ -103,22 +90,11 @@ fn both_versions_of_http_are_served_over_tls() {
         let one = served.curl("go.example", "/safe", &["--http1.1"]).unwrap();
         assert_eq!(one, "1.1 302 https://example.com/safe");
     }
-    assert!(
-        served
-            .curl("go.example", "/nothing", &["--http2"])
-            .unwrap()
-            .starts_with("2 404")
-    );
+    assert!(served.curl("go.example", "/nothing", &["--http2"]).unwrap().starts_with("2 404"));
     // Neither old versions of TLS nor plain text.
-    assert!(
-        served
-            .curl("go.example", "/safe", &["--tls-max", "1.1"])
-            .is_err()
-    );
+    assert!(served.curl("go.example", "/safe", &["--tls-max", "1.1"]).is_err());
     let mut plain = shunt_cluster::Connection::open(&served.tls.address().into()).unwrap();
-    plain
-        .send_raw(b"GET /safe HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
+    plain.send_raw(b"GET /safe HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     plain.read_timeout(Duration::from_secs(10)).unwrap();
     let (said, closed) = plain.drain(1 << 16);
     assert!(closed && !String::from_utf8_lossy(&said).contains("302"));
@@ -141,18 +117,10 @@ fn a_new_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let good = fs::read_to_string(&cert).unwrap();
     fs::write(&cert, &good[..good.len() / 2]).unwrap();
     until(SOON, "the complaint about the broken certificate", || {
-        served
-            .shunt
-            .said()
-            .to_lowercase()
-            .contains("cert")
-            .then_some(())
+        served.shunt.said().to_lowercase().contains("cert").then_some(())
     })
     .unwrap();
-    assert!(
-        served.curl("new.example", "/safe", &[]).is_ok(),
-        "the last good one stays"
-    );
+    assert!(served.curl("new.example", "/safe", &[]).is_ok(), "the last good one stays");
     assert!(served.shunt.process().unwrap().running());
 }
 
@@ -165,11 +133,7 @@ fn a_certificate_that_cannot_be_used_stops_the_start() {
         port.address()
     );
     let shunt = shunt.config(&config).unwrap();
-    let finished = shunt
-        .serve_spec()
-        .unwrap()
-        .run(shunt.files(), SOON)
-        .unwrap();
+    let finished = shunt.serve_spec().unwrap().run(shunt.files(), SOON).unwrap();
     assert_ne!(finished.code(), 0);
     assert!(finished.stderr.contains("/nonexistent.pem"), "{finished:?}");
 }

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
-use shunt_cluster::{Request, Shunt, until};
+use shunt_cluster::{Request, Shunt};
 
 use crate::kit::{self, SOON};
 
@@ -58,11 +57,7 @@ fn the_log_of_links_cut_at_any_byte_holds_a_beginning_of_what_was_written() {
             .collect();
         let beginning: BTreeMap<String, String> = made[..found.len()].iter().cloned().collect();
         assert_eq!(found, beginning, "{} bytes cut off", cut * step);
-        assert!(
-            cut > 0 || found.len() == made.len(),
-            "nothing was cut, {} found",
-            found.len()
-        );
+        assert!(cut > 0 || found.len() == made.len(), "nothing was cut, {} found", found.len());
         shortest = shortest.min(found.len());
     }
     assert!(shortest < made.len(), "no cut ever reached a link");
@@ -105,10 +100,7 @@ fn a_torn_spool_starts_and_never_counts_a_click_twice() {
         let least = if cut == 0 { 500 } else { 0 };
         let ledger = kit::balanced(&other, least);
         assert!(ledger.counted <= 500, "cut to {keep}: {ledger:?}");
-        assert!(
-            cut > 0 || (ledger.counted, ledger.lost) == (500, 0),
-            "whole: {ledger:?}"
-        );
+        assert!(cut > 0 || (ledger.counted, ledger.lost) == (500, 0), "whole: {ledger:?}");
     }
 }
 

@@ -21,11 +21,7 @@ fn links_between_documents_lead_somewhere() {
                 broken.push(format!("{file}: {link}"));
                 continue;
             }
-            let target = if itself {
-                tree::root().join(file)
-            } else {
-                target
-            };
+            let target = if itself { tree::root().join(file) } else { target };
             if !anchor.is_empty() && target.extension().is_some_and(|e| e == "md") {
                 let text = std::fs::read_to_string(&target).unwrap();
                 if !markdown::anchors(&text).iter().any(|a| a == anchor) {
@@ -42,21 +38,12 @@ fn links_between_documents_lead_somewhere() {
 fn every_invariant_is_held_by_tests_that_exist() {
     let text = std::fs::read_to_string(tree::root().join("ARCHITECTURE.md")).unwrap();
     let section = text.split_once("\n## Invariants\n").unwrap().1;
-    let rows = section
-        .lines()
-        .skip_while(|line| !line.starts_with('|'))
-        .skip(2);
-    let sources: String = tree::texts("rs")
-        .unwrap()
-        .into_iter()
-        .map(|(_, text)| text)
-        .collect();
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    let sources: String = tree::texts("rs").unwrap().into_iter().map(|(_, text)| text).collect();
     let mut numbers = BTreeSet::new();
     for row in rows.take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [number, _, tests] = cells.as_slice() else {
-            panic!("not three cells: {row}")
-        };
+        let [number, _, tests] = cells.as_slice() else { panic!("not three cells: {row}") };
         numbers.insert(number.parse::<u32>().unwrap());
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "invariant {number} names no test");
@@ -67,11 +54,7 @@ fn every_invariant_is_held_by_tests_that_exist() {
             assert!(defined, "invariant {number}: there is no test {name}");
         }
     }
-    assert_eq!(
-        numbers,
-        (1..=11).collect(),
-        "the table must have all invariants"
-    );
+    assert_eq!(numbers, (1..=11).collect(), "the table must have all invariants");
 }
 
 #[test]
@@ -83,10 +66,7 @@ fn files_and_folders_named_in_the_readme_exist() {
                 .iter()
                 .any(|folder| word.starts_with(folder))
                 && !word.contains(['*', '{', '<', ' ', '…']);
-            assert!(
-                !looks_like_a_path || tree::root().join(word).exists(),
-                "{document}: {word}"
-            );
+            assert!(!looks_like_a_path || tree::root().join(word).exists(), "{document}: {word}");
         }
     }
 }

@@ -6,9 +6,7 @@ use shunt_tests::{edges, tree};
 
 fn metadata() -> Value {
     let mut command = MetadataCommand::new();
-    command
-        .manifest_path(tree::root().join("Cargo.toml"))
-        .no_deps();
+    command.manifest_path(tree::root().join("Cargo.toml")).no_deps();
     command.other_options(["--offline".to_owned(), "--locked".to_owned()]);
     serde_json::to_value(command.exec().unwrap()).unwrap()
 }
@@ -53,10 +51,7 @@ fn a_planted_edge_is_found_whatever_its_kind() {
     ] {
         let found = plant(package, dependency, kind, optional);
         assert_eq!(found.len(), base + 1, "{package} → {dependency}: {found:?}");
-        assert!(
-            found.iter().any(|line| line.contains(dependency)),
-            "{found:?}"
-        );
+        assert!(found.iter().any(|line| line.contains(dependency)), "{found:?}");
     }
 }
 
@@ -64,14 +59,7 @@ fn a_planted_edge_is_found_whatever_its_kind() {
 fn a_planted_feature_is_found() {
     let mut metadata = metadata();
     let packages = metadata["packages"].as_array_mut().unwrap();
-    let domain = packages
-        .iter_mut()
-        .find(|p| p["name"] == "shunt-domain")
-        .unwrap();
+    let domain = packages.iter_mut().find(|p| p["name"] == "shunt-domain").unwrap();
     domain["features"] = json!({"fast": ["hyper?/http1"]});
-    assert!(
-        breaches(metadata)
-            .iter()
-            .any(|line| line.contains("feature hyper?/http1"))
-    );
+    assert!(breaches(metadata).iter().any(|line| line.contains("feature hyper?/http1")));
 }

@@ -35,16 +35,8 @@ fn every_file_says_what_it_is_for() {
 #[test]
 fn nothing_is_left_open() {
     // Written in pieces, or this file would be the first finding.
-    let marks = [
-        concat!("TO", "DO"),
-        concat!("FIX", "ME"),
-        concat!("XX", "X:"),
-    ];
-    let calls = [
-        concat!("to", "do!("),
-        concat!("unimplemented", "!("),
-        concat!("#[ig", "nore"),
-    ];
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    let calls = [concat!("to", "do!("), concat!("unimplemented", "!("), concat!("#[ig", "nore")];
     check("finish these", |_, text| {
         let words = marks.iter().find(|word| text.contains(**word));
         let code = tree::code_of(text);
@@ -75,20 +67,16 @@ fn unsafe_code_is_only_where_a_decision_record_argues_for_it() {
 
 #[test]
 fn only_the_configuration_reads_the_environment() {
-    check(
-        "read the environment in crates/shunt/src/config",
-        |file, text| {
-            let code = tree::code_of(text);
-            let reads = ["env::var", "env::vars", "env!(\"SHUNT"]
-                .iter()
-                .any(|call| code.contains(call));
-            // The test kit finds programs by PATH and the binary under test by its own switch.
-            let may = file.starts_with("crates/shunt/src/config")
-                || file.starts_with("crates/cluster/src/")
-                || file == "tests/tests/e2e/kit.rs";
-            (reads && !may).then(|| "reads the environment".to_owned())
-        },
-    );
+    check("read the environment in crates/shunt/src/config", |file, text| {
+        let code = tree::code_of(text);
+        let reads =
+            ["env::var", "env::vars", "env!(\"SHUNT"].iter().any(|call| code.contains(call));
+        // The test kit finds programs by PATH and the binary under test by its own switch.
+        let may = file.starts_with("crates/shunt/src/config")
+            || file.starts_with("crates/cluster/src/")
+            || file == "tests/tests/e2e/kit.rs";
+        (reads && !may).then(|| "reads the environment".to_owned())
+    });
 }
 
 #[test]
@@ -134,16 +122,11 @@ fn tests_wait_for_conditions_not_for_the_clock() {
 #[test]
 fn every_package_takes_the_common_lints_and_licence() {
     let manifests = tree::texts("toml").unwrap();
-    let manifests = manifests
-        .iter()
-        .filter(|(file, _)| file.ends_with("/Cargo.toml"));
+    let manifests = manifests.iter().filter(|(file, _)| file.ends_with("/Cargo.toml"));
     let mut count = 0;
     for (file, text) in manifests {
         count += 1;
-        assert!(
-            text.contains("[lints]\nworkspace = true"),
-            "{file}: take the workspace's lints"
-        );
+        assert!(text.contains("[lints]\nworkspace = true"), "{file}: take the workspace's lints");
         for field in ["license", "edition", "rust-version", "version", "publish"] {
             let line = format!("{field}.workspace = true");
             assert!(text.contains(&line), "{file}: {line}");
@@ -155,9 +138,7 @@ fn every_package_takes_the_common_lints_and_licence() {
 #[test]
 fn the_tree_names_no_path_of_a_machine() {
     let paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
-    for extension in [
-        "rs", "md", "toml", "sh", "py", "html", "js", "css", "conf", "json",
-    ] {
+    for extension in ["rs", "md", "toml", "sh", "py", "html", "js", "css", "conf", "json"] {
         for (file, text) in tree::texts(extension).unwrap() {
             for path in paths {
                 // A link's own path may look like one: `https://…/home/`.
@@ -177,9 +158,7 @@ fn no_private_key_is_kept_in_the_tree() {
     let mark = concat!("-----BEGIN ", "PRIVATE KEY");
     for file in tree::files().unwrap() {
         let bytes = std::fs::read(tree::root().join(&file)).unwrap();
-        let found = bytes
-            .windows(mark.len())
-            .any(|window| window == mark.as_bytes());
+        let found = bytes.windows(mark.len()).any(|window| window == mark.as_bytes());
         assert!(!found, "{file} holds a private key");
     }
 }

@@ -1,6 +1,8 @@
 //! The pages in real headless Chromium, beyond what a first visit shows: the clipboard, the API
 //! browser, setup, previews, small screens, and that no page ever loads or runs anything foreign.
 
+#![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
+
 use serde_json::{Value, json};
 use shunt_cluster::{Chromedriver, Request, Shunt, until, wait::PATIENCE};
 

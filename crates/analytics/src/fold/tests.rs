@@ -71,12 +71,7 @@ fn marks_of_lanes_and_boots_do_not_mix() {
     let batch = folder.take(Vec::new());
     assert_eq!(
         batch.marks,
-        [
-            SeqRange { boot: BootId(1), ..run(9, 3, 3) },
-            run(0, 0, 0),
-            run(1, 0, 9),
-            run(1, 20, 29),
-        ]
+        [SeqRange { boot: BootId(1), ..run(9, 3, 3) }, run(0, 0, 0), run(1, 0, 9), run(1, 20, 29),]
     );
 }
 

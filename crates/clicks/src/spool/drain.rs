@@ -67,7 +67,15 @@ impl Drain {
             })
             .collect();
         let frames = if fresh { 0 } else { state.frame + 1 };
-        Self { state, frames, consumers, entries: Vec::new(), frame: Vec::new(), pending: false, turn: 0 }
+        Self {
+            state,
+            frames,
+            consumers,
+            entries: Vec::new(),
+            frame: Vec::new(),
+            pending: false,
+            turn: 0,
+        }
     }
 
     pub(crate) const fn state(&self) -> &BootState {

@@ -19,7 +19,7 @@ fn record(recorder: &mut RingProducer, count: i64) {
 }
 
 /// Closes the pipeline and answers its only boot's row, which must balance.
-fn close(pipeline: Pipeline, store: &ModelStore) -> LedgerRow {
+fn close(pipeline: &Pipeline, store: &ModelStore) -> LedgerRow {
     let report = pipeline.shutdown(soon());
     assert!(report.closed && report.stored, "{report:?}");
     let model = store.model.lock().expect("no panic");
@@ -58,7 +58,7 @@ fn a_full_spool_loses_exact_numbers_and_heals_when_it_drains() {
     };
     record(&mut recorder, 10);
     drop(recorder);
-    let row = close(pipeline, &store);
+    let row = close(&pipeline, &store);
     assert_eq!(row.lost, lost, "what the metric says is what the ledger says");
     assert!(row.lost > 0);
 }
@@ -87,15 +87,13 @@ fn failing_writes_and_fsyncs_lose_nothing_while_the_ring_holds() {
         if round == 2 {
             pipeline.faults.write.store(true, Ordering::Relaxed);
             all(500);
-            eventually("the writes fail", || {
-                pipeline.stats().spool_state == SpoolState::DiskError
-            });
+            eventually("the writes fail", || pipeline.stats().spool_state == SpoolState::DiskError);
             all(500);
             pipeline.faults.write.store(false, Ordering::Relaxed);
         }
     }
     drop(recorders);
-    let row = close(pipeline, &store);
+    let row = close(&pipeline, &store);
     assert_eq!(row.lost, 0, "{row:?}");
     assert!(row.served > 8000);
 }
@@ -120,7 +118,7 @@ fn a_disk_that_stays_broken_costs_only_what_the_ring_can_not_hold() {
     eventually("the ring is empty", || pipeline.stats().ring_bytes == 0);
     let stats = pipeline.stats();
     drop(recorder);
-    let row = close(pipeline, &store);
+    let row = close(&pipeline, &store);
     assert_eq!(row.served, 5051);
     assert_eq!(row.lost, stats.lost_disk_error + stats.lost_ring_full);
     assert!(row.lost > 4000, "64 KiB hold a few hundred: {row:?}");
@@ -175,7 +173,7 @@ fn a_full_file_system_loses_exact_numbers_and_heals_when_space_is_freed() {
         pipeline.stats().spool_state == SpoolState::Running
     });
     drop(recorder);
-    let row = close(pipeline, &store);
+    let row = close(&pipeline, &store);
     assert!(row.lost > 0 && row.counted > 0, "{row:?}");
     drop(tiny);
 }

@@ -126,9 +126,7 @@ fn a_store_that_is_down_loses_nothing_and_another_process_goes_on() {
 
     store.down.store(false, Ordering::Relaxed);
     let pipeline = Pipeline::start(settings, NODE, store.clone()).expect("it starts");
-    eventually("the rest is counted", || {
-        store.model.lock().expect("no panic").events() == 5000
-    });
+    eventually("the rest is counted", || store.model.lock().expect("no panic").events() == 5000);
     assert_eq!(pipeline.shutdown(super::support::soon()), DONE);
     check_all(&store.model.lock().expect("no panic"), 1, 5000);
 }

@@ -106,5 +106,8 @@ fn killed_at_any_moment_the_ledger_balances() {
     assert!((told..=told + slack).contains(&served), "told {told}, served {served}");
     assert!(lost <= slack, "lost {lost} of {served}");
     assert!(killed_while_recovering < ROUNDS, "no child lived long enough");
-    println!("told {told}, served {served}, counted {counted}, lost {lost}, {} boots", ledger.len());
+    println!(
+        "told {told}, served {served}, counted {counted}, lost {lost}, {} boots",
+        ledger.len()
+    );
 }

@@ -69,12 +69,18 @@ fn recovered(dir: &Path, store: &Arc<ModelStore>) -> LedgerRow {
 /// Leaves a directory with `spooled` events in frames of ten and `on_ring` on the ring, as a kill
 /// would. The worker counted nothing.
 fn crash(dir: &Path, spooled: u64, on_ring: i64) {
-    let store = Arc::new(ModelStore::default());
+    crash_with(dir, spooled, on_ring, &Arc::new(ModelStore::default()), false);
+}
+
+/// The same, but the worker counts in `store` what was spooled, if it may.
+fn crash_with(dir: &Path, spooled: u64, on_ring: i64, store: &Arc<ModelStore>, count: bool) {
     let mut settings = config(dir, 1);
     settings.heartbeat = std::time::Duration::from_secs(3600);
-    let pipeline = start(&settings, &store);
-    pipeline.pause_worker(true);
-    eventually("it is paused", || pipeline.stats().worker_state == WorkerState::Paused);
+    let pipeline = start(&settings, store);
+    if !count {
+        pipeline.pause_worker(true);
+        eventually("it is paused", || pipeline.stats().worker_state == WorkerState::Paused);
+    }
     let mut recorder = pipeline.take_recorder(0).expect("a recorder");
     let mut at = 0;
     while pipeline.stats().spooled < spooled {
@@ -84,6 +90,9 @@ fn crash(dir: &Path, spooled: u64, on_ring: i64) {
         }
         let so_far = at as u64;
         eventually("it is spooled", || pipeline.stats().spooled == so_far);
+    }
+    if count {
+        eventually("it is counted", || pipeline.stats().counted == spooled);
     }
     drop(pipeline);
     // Nobody drains any more: these stay on the ring.
@@ -175,6 +184,23 @@ fn a_tail_torn_at_any_byte_costs_nothing_the_ring_still_has() {
     assert!(tried > 120, "{tried} cuts");
 }
 
+/// The last frame was durable and counted, and is damaged afterwards: what is still on the ring
+/// must not get its numbers again, or it would be taken for counted.
+#[test]
+fn numbers_of_a_damaged_last_frame_are_not_used_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(ModelStore::default());
+    crash_with(dir.path(), 30, 23, &store, true);
+    let segment = segments(dir.path()).pop().expect("a segment");
+    let mut bytes = fs::read(&segment).expect("its bytes");
+    let starts = frames(&bytes);
+    bytes[starts[starts.len() - 2] + 40] ^= 1;
+    fs::write(&segment, bytes).expect("damaged");
+    let row = recovered(dir.path(), &store);
+    assert_eq!((row.served, row.counted, row.lost), (53, 53, 0));
+    assert_eq!(store.model.lock().expect("no panic").clicks_of("ring"), 23);
+}
+
 #[test]
 fn a_damaged_frame_in_the_middle_is_a_reported_gap() {
     let origin = tempfile::tempdir().expect("a directory");
@@ -218,8 +244,7 @@ fn frames_that_are_there_twice_change_nothing() {
     crash(dir.path(), 50, 5);
     let segment = segments(dir.path()).pop().expect("a segment");
     // As after an fsync error whose cut-off did not reach the disk: the same frames again.
-    fs::copy(&segment, dir.path().join("spool").join(format!("{:020}.spool", 2)))
-        .expect("a copy");
+    fs::copy(&segment, dir.path().join("spool").join(format!("{:020}.spool", 2))).expect("a copy");
     let store = Arc::new(ModelStore::default());
     let row = recovered(dir.path(), &store);
     assert_eq!((row.served, row.counted, row.lost), (55, 55, 0));
@@ -271,10 +296,8 @@ fn events_of_a_newer_version_wait() {
     let version = last + crate::frame::header_len(1) + crate::ring::PREFIX;
     assert_eq!(bytes[version], 1);
     bytes[version] = 9;
-    let sum = xxhash_rust::xxh3::xxh3_64_with_seed(
-        &bytes[last + 16..],
-        (bytes.len() - last) as u64,
-    );
+    let sum =
+        xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[last + 16..], (bytes.len() - last) as u64);
     bytes[last + 8..last + 16].copy_from_slice(&sum.to_le_bytes());
     fs::write(&segment, &bytes).expect("written");
 

@@ -170,9 +170,10 @@ impl ModelStore {
 }
 
 fn print(batch: &RollupBatch) -> String {
-    let marks = batch.marks.iter().map(|m| {
-        format!("m {} {} {} {} {}", m.node.0, m.boot.0, m.lane.number(), m.first, m.last)
-    });
+    let marks = batch
+        .marks
+        .iter()
+        .map(|m| format!("m {} {} {} {} {}", m.node.0, m.boot.0, m.lane.number(), m.first, m.last));
     let rows = batch.rows.iter().map(|r| {
         let LinkKey { code, domain } = &r.key;
         format!("r {code} {} {} {} {} {}", domain.0, r.hour, r.clicks, r.humans, r.heads)
@@ -225,9 +226,7 @@ fn parse(line: &str) -> RollupBatch {
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
-    counter
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-        .is_ok()
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 impl RollupStore for ModelStore {

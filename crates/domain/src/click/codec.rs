@@ -214,15 +214,8 @@ fn decode_v1(bytes: &[u8]) -> Result<Click<'_>, ClickDecodeError> {
         usize::from(fixed[37]),
         usize::from(word(38)),
     ];
-    let limits = [
-        MAX_REFERRER,
-        MAX_USER_AGENT,
-        MAX_LANGUAGE,
-        MAX_UTM,
-        MAX_PLACE,
-        MAX_PLACE,
-        MAX_EXTENSION,
-    ];
+    let limits =
+        [MAX_REFERRER, MAX_USER_AGENT, MAX_LANGUAGE, MAX_UTM, MAX_PLACE, MAX_PLACE, MAX_EXTENSION];
     if code.len() > Code::MAX_LEN || lengths.iter().zip(limits).any(|(&len, max)| len > max) {
         return Err(ClickDecodeError::Limit);
     }

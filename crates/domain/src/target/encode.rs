@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use super::MAX_TARGET_BYTES;
 
-const HEX: [char; 16] = [
-    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
-];
+const HEX: [char; 16] =
+    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
 
 /// Appends one byte as `%XX`, upper case as RFC 3986 section 2.1 asks.
 fn push_encoded(out: &mut String, byte: u8) {
@@ -46,10 +45,7 @@ pub(super) fn with_query<'a>(location: &'a str, visitor_query: &str) -> Cow<'a, 
     if visitor_query.is_empty() {
         return Cow::Borrowed(location);
     }
-    let extra: usize = visitor_query
-        .bytes()
-        .map(|b| if stands_in_query(b) { 1 } else { 3 })
-        .sum();
+    let extra: usize = visitor_query.bytes().map(|b| if stands_in_query(b) { 1 } else { 3 }).sum();
     // One more for the `?` or `&` between them.
     if location.len() + extra + 1 > MAX_TARGET_BYTES {
         return Cow::Borrowed(location);

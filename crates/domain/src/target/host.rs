@@ -59,26 +59,14 @@ pub(super) fn judge_v6(inner: &str) -> Result<Ipv6Addr, Reason> {
 
 /// Judges a host that is not bracketed.
 pub(super) fn judge(host: &str) -> Result<Judged<'_>, Reason> {
-    let ascii = if host.is_ascii() {
-        Cow::Borrowed(host)
-    } else {
-        Cow::Owned(to_ascii(host)?)
-    };
+    let ascii = if host.is_ascii() { Cow::Borrowed(host) } else { Cow::Owned(to_ascii(host)?) };
     let shape = check_shape(&ascii)?;
     let mixed_script = shape.punycode && check_punycode(&ascii)?;
-    let kind = if shape.numeric_end {
-        check_v4(&ascii)?
-    } else {
-        Kind::Name
-    };
+    let kind = if shape.numeric_end { check_v4(&ascii)? } else { Kind::Name };
     if shape.last_hyphen {
         return Err(Reason::HyphenTrailing);
     }
-    Ok(Judged {
-        ascii,
-        kind,
-        mixed_script,
-    })
+    Ok(Judged { ascii, kind, mixed_script })
 }
 
 /// The punycode form of a name with non-ASCII characters, after the checks on what was typed.
@@ -90,21 +78,13 @@ fn to_ascii(host: &str) -> Result<String, Reason> {
             check_typed(c)?;
         }
     }
-    for label in host
-        .split('.')
-        .filter(|label| is_punycode(label.as_bytes()))
-    {
+    for label in host.split('.').filter(|label| is_punycode(label.as_bytes())) {
         check_punycode_label(label)?;
     }
     // The same call with the same options as `url` makes (WHATWG "domain to ASCII", beStrict off);
     // lengths and hyphens are judged on the result.
     Uts46::new()
-        .to_ascii(
-            host.as_bytes(),
-            AsciiDenyList::URL,
-            Hyphens::Allow,
-            DnsLength::Ignore,
-        )
+        .to_ascii(host.as_bytes(), AsciiDenyList::URL, Hyphens::Allow, DnsLength::Ignore)
         .map(Cow::into_owned)
         .map_err(|_| Reason::IdnaInvalid)
 }
@@ -139,17 +119,11 @@ fn check_typed(c: char) -> Result<(), Reason> {
 pub(super) fn mapping(c: char) -> String {
     let mut buffer = [0; 4];
     let typed = c.encode_utf8(&mut buffer);
-    Uts46::new()
-        .to_unicode(typed.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow)
-        .0
-        .into_owned()
+    Uts46::new().to_unicode(typed.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow).0.into_owned()
 }
 
 fn is_delimiter(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'/' | b':' | b'@' | b'?' | b'#' | b'\\' | b'%' | b'[' | b']'
-    )
+    matches!(byte, b'/' | b':' | b'@' | b'?' | b'#' | b'\\' | b'%' | b'[' | b']')
 }
 
 /// Refuses symbols that UTS 46 keeps but readers take for a delimiter: `example.com⁄login.evil.tld`
@@ -181,11 +155,7 @@ struct Shape {
 
 /// Characters, labels and lengths of an ASCII host, in one pass.
 fn check_shape(host: &str) -> Result<Shape, Reason> {
-    let mut shape = Shape {
-        punycode: false,
-        numeric_end: false,
-        last_hyphen: false,
-    };
+    let mut shape = Shape { punycode: false, numeric_end: false, last_hyphen: false };
     for byte in host.bytes() {
         check_byte(char::from(byte))?;
     }
@@ -219,9 +189,7 @@ fn check_shape(host: &str) -> Result<Shape, Reason> {
 }
 
 fn is_punycode(label: &[u8]) -> bool {
-    label
-        .get(..4)
-        .is_some_and(|head| head.eq_ignore_ascii_case(b"xn--"))
+    label.get(..4).is_some_and(|head| head.eq_ignore_ascii_case(b"xn--"))
 }
 
 /// A number in the eyes of the WHATWG IPv4 parser: digits, or `0x` and hexadecimal digits or none.
@@ -231,8 +199,7 @@ fn is_number(part: &[u8]) -> bool {
 }
 
 fn hex_digits(part: &[u8]) -> Option<&[u8]> {
-    part.strip_prefix(b"0x")
-        .or_else(|| part.strip_prefix(b"0X"))
+    part.strip_prefix(b"0x").or_else(|| part.strip_prefix(b"0X"))
 }
 
 /// Accepts four decimal numbers without leading zeros (RFC 3986 `dec-octet`) and nothing else.
@@ -265,27 +232,16 @@ fn check_v4(host: &str) -> Result<Kind, Reason> {
 
 /// Judges every `xn--` label; `true` when one of them is deceptive.
 fn check_punycode(host: &str) -> Result<bool, Reason> {
-    let last = host
-        .rsplit('.')
-        .find(|label| !label.is_empty())
-        .unwrap_or_default();
+    let last = host.rsplit('.').find(|label| !label.is_empty()).unwrap_or_default();
     let ascii_end = !is_punycode(last.as_bytes());
     let mut deceptive = false;
-    for label in host
-        .split('.')
-        .filter(|label| is_punycode(label.as_bytes()))
-    {
+    for label in host.split('.').filter(|label| is_punycode(label.as_bytes())) {
         let decoded = check_punycode_label(label)?;
         deceptive |= is_mixed(&decoded) || (ascii_end && is_whole_script_confusable(&decoded));
     }
     // The bidi rule (RFC 5893) spans labels, so the whole name is judged once more.
     Uts46::new()
-        .to_ascii(
-            host.as_bytes(),
-            AsciiDenyList::URL,
-            Hyphens::Allow,
-            DnsLength::Ignore,
-        )
+        .to_ascii(host.as_bytes(), AsciiDenyList::URL, Hyphens::Allow, DnsLength::Ignore)
         .map(|_| deceptive)
         .map_err(|_| Reason::IdnaInvalid)
 }

@@ -65,10 +65,7 @@ impl Target {
         if rules::is_special(scheme) && host.is_empty() || authority.contains('@') {
             return None;
         }
-        Some(Self {
-            location: location.into(),
-            mixed_script,
-        })
+        Some(Self { location: location.into(), mixed_script })
     }
 
     /// Exactly what goes into `Location`: printable ASCII.
@@ -78,9 +75,7 @@ impl Target {
 
     /// The scheme as typed, without its colon.
     pub fn scheme(&self) -> &str {
-        self.location
-            .split_once(':')
-            .map_or("", |(scheme, _)| scheme)
+        self.location.split_once(':').map_or("", |(scheme, _)| scheme)
     }
 
     /// The ASCII host as it stands in the location: case and trailing dot as typed, punycode for
@@ -153,9 +148,7 @@ fn locate(location: &str) -> (&str, &str) {
     let authority = after.split_at(end).0;
     let host = match authority.strip_prefix('[') {
         Some(bracketed) => bracketed.split_once(']').map_or("", |(inner, _)| inner),
-        None => authority
-            .split_once(':')
-            .map_or(authority, |(host, _)| host),
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
     };
     (host, authority)
 }

@@ -20,11 +20,7 @@ pub(super) fn parse(input: &str, rules: &TargetRules) -> Result<Target, Reason> 
     if !rules.allows_scheme(scheme) {
         // `example.com:8080/path` has the syntax of a scheme and its rest.
         let host = scheme.contains('.') || begins_with_port(rest);
-        return Err(if host {
-            Reason::SchemeMissing
-        } else {
-            Reason::SchemeNotAllowed
-        });
+        return Err(if host { Reason::SchemeMissing } else { Reason::SchemeNotAllowed });
     }
     if rules::is_special(scheme) {
         parse_special(input, ascii, scheme, rest, rules)
@@ -65,29 +61,19 @@ fn split_scheme(input: &str) -> Result<(&str, &str), Reason> {
     }
     if !rules::is_scheme(head) {
         let host = head.contains('%') || begins_with_port(rest) && !head.contains('@');
-        return Err(if host {
-            missing_scheme(head)
-        } else {
-            Reason::SchemeInvalid
-        });
+        return Err(if host { missing_scheme(head) } else { Reason::SchemeInvalid });
     }
     Ok((head, rest))
 }
 
 fn begins_with_port(rest: &str) -> bool {
-    let port = rest
-        .find(['/', '?', '#'])
-        .map_or(rest, |end| rest.split_at(end).0);
+    let port = rest.find(['/', '?', '#']).map_or(rest, |end| rest.split_at(end).0);
     !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The plain character that this one is a styled form of, or itself.
 fn disguised(c: char) -> char {
-    let mapped = if c.is_ascii() {
-        String::new()
-    } else {
-        host::mapping(c)
-    };
+    let mapped = if c.is_ascii() { String::new() } else { host::mapping(c) };
     let mut chars = mapped.chars();
     match (chars.next(), chars.next()) {
         (Some(plain), None) => plain,
@@ -101,9 +87,7 @@ fn missing_scheme(head: &str) -> Reason {
     if let Some((scheme, escape)) = head.split_once('%')
         && rules::is_scheme(scheme)
         && !scheme.contains('.')
-        && escape
-            .get(..2)
-            .is_some_and(|hex| hex.eq_ignore_ascii_case("3a"))
+        && escape.get(..2).is_some_and(|hex| hex.eq_ignore_ascii_case("3a"))
     {
         return Reason::SchemeEncoded;
     }
@@ -169,21 +153,14 @@ fn parse_special(
     if rules.is_own(&url) {
         return Err(Reason::OwnHost);
     }
-    Ok(Target {
-        location,
-        mixed_script: host.mixed_script,
-    })
+    Ok(Target { location, mixed_script: host.mixed_script })
 }
 
 /// What follows `//`. WHATWG URL repairs any number of slashes, other parsers don't, so exactly two
 /// are wanted (RFC 3986 section 3).
 fn check_slashes(rest: &str) -> Result<&str, Reason> {
     if let Some(after) = rest.strip_prefix("//") {
-        return if after.starts_with('/') {
-            Err(Reason::SlashesExtra)
-        } else {
-            Ok(after)
-        };
+        return if after.starts_with('/') { Err(Reason::SlashesExtra) } else { Ok(after) };
     }
     let (slash, next) = match rest.strip_prefix('/') {
         Some(after) => (true, after.chars().next()),
@@ -192,22 +169,14 @@ fn check_slashes(rest: &str) -> Result<&str, Reason> {
     if next.is_some_and(|c| disguised(c) == '/' || matches!(c, '⁄' | '∕' | '⧸' | '╱')) {
         return Err(Reason::DisguisedDelimiter);
     }
-    Err(if slash {
-        Reason::SlashSingle
-    } else {
-        Reason::SlashesMissing
-    })
+    Err(if slash { Reason::SlashSingle } else { Reason::SlashesMissing })
 }
 
 /// Splits `[userinfo@]host[:port]` and judges the host. The port comes back unjudged.
 fn judge_authority(authority: &str) -> Result<(Judged<'_>, Option<&str>), Reason> {
     if let Some((before, _)) = authority.rsplit_once('@') {
         let nothing = before.bytes().all(|b| matches!(b, b':' | b'@'));
-        return Err(if nothing {
-            Reason::CredentialsEmpty
-        } else {
-            Reason::Credentials
-        });
+        return Err(if nothing { Reason::CredentialsEmpty } else { Reason::Credentials });
     }
     if let Some(bracketed) = authority.strip_prefix('[') {
         let (inner, rest) = bracketed.split_once(']').ok_or(Reason::Ipv6Unclosed)?;
@@ -219,14 +188,7 @@ fn judge_authority(authority: &str) -> Result<(Judged<'_>, Option<&str>), Reason
         };
         let typed = authority.len() - rest.len();
         let ascii = authority.get(..typed).unwrap_or_default().into();
-        return Ok((
-            Judged {
-                ascii,
-                kind: Kind::V6(address),
-                mixed_script: false,
-            },
-            port,
-        ));
+        return Ok((Judged { ascii, kind: Kind::V6(address), mixed_script: false }, port));
     }
     let (name, port) = match authority.split_once(':') {
         Some((name, port)) => (name, Some(port)),
@@ -234,9 +196,7 @@ fn judge_authority(authority: &str) -> Result<(Judged<'_>, Option<&str>), Reason
     };
     if let Some(port) = port {
         if port.contains(':')
-            && authority
-                .bytes()
-                .all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+            && authority.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
         {
             return Err(Reason::Ipv6Unbracketed);
         }
@@ -263,10 +223,7 @@ struct Port<'a> {
 fn check_port(typed: Option<&str>) -> Result<Port<'_>, Reason> {
     let digits = typed.unwrap_or_default();
     if digits.is_empty() {
-        return Ok(Port {
-            typed,
-            number: None,
-        });
+        return Ok(Port { typed, number: None });
     }
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Reason::PortNotANumber);
@@ -278,10 +235,7 @@ fn check_port(typed: Option<&str>) -> Result<Port<'_>, Reason> {
         return Err(Reason::PortLeadingZero);
     }
     let number = digits.parse().map_err(|_| Reason::PortRange)?;
-    Ok(Port {
-        typed,
-        number: Some(number),
-    })
+    Ok(Port { typed, number: Some(number) })
 }
 
 /// Escapes in the path that no site needs and that break servers behind it: NUL ends a string, a
@@ -289,9 +243,7 @@ fn check_port(typed: Option<&str>) -> Result<Port<'_>, Reason> {
 /// `text=one%0Atwo`. Escapes that are none (`%zz`, `100%`) stay everywhere, as WHATWG URL keeps
 /// them and real sites answer to them.
 fn check_escapes(tail: &str) -> Result<(), Reason> {
-    let path = tail
-        .find(['?', '#'])
-        .map_or(tail, |end| tail.split_at(end).0);
+    let path = tail.find(['?', '#']).map_or(tail, |end| tail.split_at(end).0);
     let mut rest = path.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let here = rest.get(at..).unwrap_or_default();
@@ -357,10 +309,7 @@ fn parse_opaque(input: &str, ascii: bool, scheme: &str, rest: &str) -> Result<Ta
     if !same {
         return Err(Reason::ParsersDisagree);
     }
-    Ok(Target {
-        location,
-        mixed_script: false,
-    })
+    Ok(Target { location, mixed_script: false })
 }
 
 #[cfg(test)]

@@ -124,10 +124,7 @@ reasons! {
 impl Reason {
     /// The reason with this code, the inverse of [`Reason::code`].
     pub fn from_code(code: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.code() == code)
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 }
 

@@ -20,10 +20,7 @@ impl TargetRules {
     pub fn allows_scheme(&self, scheme: &str) -> bool {
         is_web(scheme)
             || (!is_dangerous(scheme)
-                && self
-                    .extra_schemes
-                    .iter()
-                    .any(|extra| extra.eq_ignore_ascii_case(scheme)))
+                && self.extra_schemes.iter().any(|extra| extra.eq_ignore_ascii_case(scheme)))
     }
 
     /// Whether this parsed target leads back to us.
@@ -39,9 +36,7 @@ impl TargetRules {
 /// The syntax of a scheme (RFC 3986 section 3.1).
 pub(super) fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
 /// The schemes that are always allowed.
@@ -51,10 +46,7 @@ pub(super) fn is_web(scheme: &str) -> bool {
 
 /// Schemes with an authority that WHATWG URL parses as it does that of http ("special" schemes).
 pub(super) fn is_special(scheme: &str) -> bool {
-    is_web(scheme)
-        || ["ftp", "ws", "wss"]
-            .iter()
-            .any(|s| s.eq_ignore_ascii_case(scheme))
+    is_web(scheme) || ["ftp", "ws", "wss"].iter().any(|s| s.eq_ignore_ascii_case(scheme))
 }
 
 /// Schemes that run code in the page that follows them, wrap another URL past our checks, read
@@ -109,12 +101,8 @@ const DANGEROUS: [&str; 44] = [
 /// Whether this scheme is never allowed. The `ms-` family (ms-msdt, ms-officecmd, ms-its, …)
 /// starts local programs and grows with every release, so all of it counts.
 pub(super) fn is_dangerous(scheme: &str) -> bool {
-    let ms = scheme
-        .get(..3)
-        .is_some_and(|head| head.eq_ignore_ascii_case("ms-"));
-    ms || DANGEROUS
-        .iter()
-        .any(|dangerous| dangerous.eq_ignore_ascii_case(scheme))
+    let ms = scheme.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("ms-"));
+    ms || DANGEROUS.iter().any(|dangerous| dangerous.eq_ignore_ascii_case(scheme))
 }
 
 /// A host under which this service is reached.
@@ -152,11 +140,7 @@ impl OwnHost {
             "" => None,
             digits => Some(digits.parse::<u16>().ok().filter(|port| *port != 0)?),
         };
-        Some(Self {
-            host: plain_owned(host.ok()?),
-            port,
-            path: Box::default(),
-        })
+        Some(Self { host: plain_owned(host.ok()?), port, path: Box::default() })
     }
 
     /// From the base URL of the service, port and path included.
@@ -167,11 +151,7 @@ impl OwnHost {
     pub fn from_base_url(text: &str) -> Option<Self> {
         let url = Url::parse(text).ok().filter(|url| is_web(url.scheme()))?;
         let host = plain(&url.host()?);
-        let port = if is_loopback(&host) {
-            url.port_or_known_default()
-        } else {
-            url.port()
-        };
+        let port = if is_loopback(&host) { url.port_or_known_default() } else { url.port() };
         let path = url.path().trim_matches('/').into();
         Some(Self { host, port, path })
     }
@@ -179,9 +159,7 @@ impl OwnHost {
     fn matches(&self, host: &Host<String>, url: &Url) -> bool {
         let same_host = self.host == *host || (is_loopback(&self.host) && is_loopback(host));
         same_host
-            && self
-                .port
-                .is_none_or(|port| url.port_or_known_default() == Some(port))
+            && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))
             && self.is_above(url.path())
     }
 
@@ -197,18 +175,14 @@ impl OwnHost {
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/')
-        .filter(|segment| !matches!(*segment, "" | "."))
+    path.split('/').filter(|segment| !matches!(*segment, "" | "."))
 }
 
 fn begins_with<'a>(
     mut path: impl Iterator<Item = &'a str>,
     mut prefix: impl Iterator<Item = &'a str>,
 ) -> bool {
-    prefix.all(|want| {
-        path.next()
-            .is_some_and(|have| have.eq_ignore_ascii_case(want))
-    })
+    prefix.all(|want| path.next().is_some_and(|have| have.eq_ignore_ascii_case(want)))
 }
 
 /// Percent-decodes what decodes; the rest stays. Bytes that form no UTF-8 can't match a path of

@@ -27,11 +27,7 @@ pub(super) fn scan(input: &str) -> Result<bool, Reason> {
         ascii &= c.is_ascii();
         if c == ' ' {
             let edge = at == 0 || input.get(at..).is_some_and(only_spaces);
-            return Err(if edge {
-                Reason::SurroundingSpace
-            } else {
-                Reason::Space
-            });
+            return Err(if edge { Reason::SurroundingSpace } else { Reason::Space });
         }
         if let Some(reason) = refused_anywhere(c) {
             return Err(reason);

@@ -182,8 +182,7 @@ async fn a_look_up_under_way_during_a_revoke_is_not_remembered() {
 async fn expiry_is_judged_at_each_request() {
     let world = world();
     let expires_at = Some(Timestamp::from_millis(1_000));
-    let (_, secret) =
-        made(&world, KeyRequest { expires_at, ..request(Scopes::ADMIN) }).await;
+    let (_, secret) = made(&world, KeyRequest { expires_at, ..request(Scopes::ADMIN) }).await;
     assert!(world.auth.authenticate(secret.reveal(), soon()).await.is_ok());
     world.clock.0.store(1_000, Ordering::Relaxed);
     let refused = world.auth.authenticate(secret.reveal(), soon()).await;
@@ -227,9 +226,8 @@ async fn the_setup_secret_works_once_and_only_without_an_admin() {
     let world = world();
     let first = world.auth.issue_setup_secret(soon()).await.unwrap().unwrap();
     let second = world.auth.issue_setup_secret(soon()).await.unwrap().unwrap();
-    let redeem = async |secret: &Secret| {
-        world.auth.redeem_setup(secret.reveal(), "admin", soon()).await
-    };
+    let redeem =
+        async |secret: &Secret| world.auth.redeem_setup(secret.reveal(), "admin", soon()).await;
     assert_eq!(redeem(&first).await, Err(AuthError::BadSetupSecret), "replaced");
     let (key, secret) = redeem(&second).await.unwrap();
     assert!(key.scopes.allows(Scope::Admin));

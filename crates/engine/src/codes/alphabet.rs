@@ -72,17 +72,12 @@ impl Alphabet {
     /// How many codes of `length` characters there are; `None` above [`Self::MAX_COUNTED`].
     pub fn space(&self, length: usize) -> Option<u64> {
         let length = u32::try_from(length).ok()?;
-        self.size()
-            .checked_pow(length)
-            .filter(|space| *space <= Self::MAX_COUNTED)
+        self.size().checked_pow(length).filter(|space| *space <= Self::MAX_COUNTED)
     }
 
     /// The longest length whose space can still be counted: 10 for base62, 63 for two characters.
     pub fn countable_length(&self) -> usize {
-        (1..=63)
-            .take_while(|length| self.space(*length).is_some())
-            .last()
-            .unwrap_or(1)
+        (1..=63).take_while(|length| self.space(*length).is_some()).last().unwrap_or(1)
     }
 
     /// The character with this number, modulo the size.
@@ -107,11 +102,7 @@ impl Alphabet {
 /// A code from bytes of an alphabet; `None` for a reserved word.
 pub(super) fn unreserved(symbols: &[u8]) -> Option<Code> {
     let text = std::str::from_utf8(symbols).ok()?;
-    if is_reserved(text) {
-        None
-    } else {
-        Code::parse(text).ok()
-    }
+    if is_reserved(text) { None } else { Code::parse(text).ok() }
 }
 
 #[cfg(test)]
@@ -122,10 +113,7 @@ mod tests {
     fn an_alphabet_is_two_to_sixty_four_distinct_code_characters() {
         assert_eq!(Alphabet::parse(Alphabet::BASE62), Ok(Alphabet::default()));
         assert!(Alphabet::parse("01").is_ok());
-        assert_eq!(
-            Alphabet::parse(&format!("{}-_", Alphabet::BASE62)).map(|a| a.size()),
-            Ok(64)
-        );
+        assert_eq!(Alphabet::parse(&format!("{}-_", Alphabet::BASE62)).map(|a| a.size()), Ok(64));
         assert_eq!(Alphabet::parse(""), Err(AlphabetError::Size(0)));
         assert_eq!(Alphabet::parse("a"), Err(AlphabetError::Size(1)));
         assert_eq!(
@@ -134,10 +122,7 @@ mod tests {
         );
         assert_eq!(Alphabet::parse("aba"), Err(AlphabetError::Repeated('a')));
         for bad in ['.', '/', 'ä', ' ', '%', '\u{1f600}'] {
-            assert_eq!(
-                Alphabet::parse(&format!("ab{bad}")),
-                Err(AlphabetError::BadCharacter(bad))
-            );
+            assert_eq!(Alphabet::parse(&format!("ab{bad}")), Err(AlphabetError::BadCharacter(bad)));
         }
     }
 

@@ -17,10 +17,7 @@ impl Entropy {
 
     /// Empty: the first use fills it.
     pub(super) fn new() -> Self {
-        Self {
-            buffer: Box::new([0; Self::BUFFER]),
-            used: Self::BUFFER,
-        }
+        Self { buffer: Box::new([0; Self::BUFFER]), used: Self::BUFFER }
     }
 
     fn byte(&mut self) -> Result<u8, AllocateError> {
@@ -71,13 +68,9 @@ mod tests {
     /// frequent) gives thousands.
     #[test]
     fn every_character_is_equally_likely() {
-        for text in [
-            Alphabet::BASE62,
-            "abc",
-            "01",
-            "0123456789",
-            "abcdefghijklmnopqrstuvwxyz_-ABCDE",
-        ] {
+        for text in
+            [Alphabet::BASE62, "abc", "01", "0123456789", "abcdefghijklmnopqrstuvwxyz_-ABCDE"]
+        {
             let alphabet = Alphabet::parse(text).unwrap();
             let mut entropy = Entropy::new();
             let mut symbols = vec![0; 200_000];
@@ -95,11 +88,7 @@ mod tests {
             let limit = freedom + 7.0 * (2.0 * freedom).sqrt() + 20.0;
             assert!(chi < limit, "{text}: chi-square {chi} over {limit}");
             let all: u32 = text.bytes().map(|b| counts[usize::from(b)]).sum();
-            assert_eq!(
-                all as usize,
-                symbols.len(),
-                "only characters of the alphabet"
-            );
+            assert_eq!(all as usize, symbols.len(), "only characters of the alphabet");
         }
     }
 }

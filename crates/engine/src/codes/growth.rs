@@ -69,10 +69,7 @@ mod tests {
         window.report(26, 26);
         assert!(window.crowded());
         window.report(255, 0);
-        assert_eq!(
-            window.collided, 1,
-            "all but the last of the collisions slid out"
-        );
+        assert_eq!(window.collided, 1, "all but the last of the collisions slid out");
         assert!(!window.crowded());
     }
 

@@ -63,20 +63,18 @@ fn settled<T>(outcome: Outcome<T, StoreError>) -> Result<T, AllocateError> {
     match outcome {
         Outcome::Done(value) => Ok(value),
         Outcome::Refused(error) => Err(AllocateError::Store(error)),
-        Outcome::Unknown(cause) => Err(AllocateError::Store(StoreError::Unavailable(
-            cause.to_string(),
-        ))),
+        Outcome::Unknown(cause) => {
+            Err(AllocateError::Store(StoreError::Unavailable(cause.to_string())))
+        }
     }
 }
 
 /// Waits for `future` at most until the deadline.
 async fn until<T>(deadline: Deadline, future: impl Future<Output = T>) -> Result<T, AllocateError> {
-    tokio::time::timeout_at(deadline.instant().into(), future)
-        .await
-        .map_err(|_| {
-            let why = "the deadline passed while waiting for codes".to_owned();
-            AllocateError::Store(StoreError::Unavailable(why))
-        })
+    tokio::time::timeout_at(deadline.instant().into(), future).await.map_err(|_| {
+        let why = "the deadline passed while waiting for codes".to_owned();
+        AllocateError::Store(StoreError::Unavailable(why))
+    })
 }
 
 /// Locks a mutex of plain data: every critical section leaves it consistent, so a panic in another
@@ -196,11 +194,7 @@ impl Allocator {
             SourceKind::Pool { refill_below } => refill_below,
             SourceKind::Random | SourceKind::Range { .. } => 0,
         };
-        let pool = Arc::new(PoolSource::new(
-            Arc::clone(&random),
-            ports.pool,
-            refill_below,
-        ));
+        let pool = Arc::new(PoolSource::new(Arc::clone(&random), ports.pool, refill_below));
         let source: Arc<dyn CodeSource> = match settings.source {
             SourceKind::Random => random,
             SourceKind::Pool { .. } => {
@@ -211,18 +205,12 @@ impl Allocator {
                 RangeSource::open(&settings, lease, ports.leases, &*ports.meta, deadline).await?,
             ),
         };
-        Ok(Self {
-            source,
-            filler: Some(pool),
-        })
+        Ok(Self { source, filler: Some(pool) })
     }
 
     /// An allocator over a source of one's own.
     pub fn over(source: Arc<dyn CodeSource>) -> Self {
-        Self {
-            source,
-            filler: None,
-        }
+        Self { source, filler: None }
     }
 
     /// Between one and `n` candidates (none only for `n` = 0). Batches may hold the same code
@@ -264,9 +252,7 @@ impl Allocator {
     ) -> Result<u64, AllocateError> {
         match &self.filler {
             Some(pool) => pool.fill(codes, step, progress).await,
-            None => Err(AllocateError::Store(StoreError::Unsupported(
-                "a pool of codes",
-            ))),
+            None => Err(AllocateError::Store(StoreError::Unsupported("a pool of codes"))),
         }
     }
 
@@ -277,9 +263,7 @@ impl Allocator {
     pub async fn pool_size(&self, deadline: Deadline) -> Result<u64, AllocateError> {
         match &self.filler {
             Some(pool) => pool.size(deadline).await,
-            None => Err(AllocateError::Store(StoreError::Unsupported(
-                "a pool of codes",
-            ))),
+            None => Err(AllocateError::Store(StoreError::Unsupported("a pool of codes"))),
         }
     }
 

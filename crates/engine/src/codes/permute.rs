@@ -26,9 +26,7 @@ pub struct Permutation {
 impl std::fmt::Debug for Permutation {
     /// Without the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Permutation")
-            .field("size", &self.size)
-            .finish_non_exhaustive()
+        f.debug_struct("Permutation").field("size", &self.size).finish_non_exhaustive()
     }
 }
 
@@ -92,11 +90,7 @@ impl Permutation {
     }
 
     fn round(&self, round: u8, half: u64) -> u64 {
-        let key = if round.is_multiple_of(2) {
-            self.even
-        } else {
-            self.odd
-        };
+        let key = if round.is_multiple_of(2) { self.even } else { self.odd };
         self.hash(key, round, half) & self.mask()
     }
 
@@ -166,12 +160,8 @@ mod tests {
         assert_eq!(values, PINNED, "the permutation changed");
     }
 
-    const PINNED: [u64; 4] = [
-        2_889_257_993_466,
-        1_740_274_505_282,
-        1_261_710_191_600,
-        2_068_756_442_945,
-    ];
+    const PINNED: [u64; 4] =
+        [2_889_257_993_466, 1_740_274_505_282, 1_261_710_191_600, 2_068_756_442_945];
 
     /// Neighbours land far apart: the mean distance of two random points of a range is a third of
     /// it; an identity or a rotation would give a tiny one.
@@ -183,9 +173,6 @@ mod tests {
             .map(|i| permutation.apply(i).abs_diff(permutation.apply(i + 1)) as f64)
             .sum();
         let mean = total / 10_000.0 / size as f64;
-        assert!(
-            (0.30..0.37).contains(&mean),
-            "mean distance {mean} of the range"
-        );
+        assert!((0.30..0.37).contains(&mean), "mean distance {mean} of the range");
     }
 }

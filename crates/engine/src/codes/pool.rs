@@ -66,9 +66,7 @@ impl PoolSource {
         let mut added = 0;
         while added < codes {
             let want = usize::try_from(codes - added).unwrap_or(ROW).min(ROW);
-            added += self
-                .add_row(want, Deadline::after(Instant::now(), step))
-                .await?;
+            added += self.add_row(want, Deadline::after(Instant::now(), step)).await?;
             progress(added);
         }
         Ok(added)
@@ -135,9 +133,7 @@ impl PoolSource {
             return Err(AllocateError::Stopped);
         }
         // Rows written by an older version may hold words that were reserved since.
-        let row = row
-            .into_iter()
-            .filter(|c| !shunt_domain::reserved::is_reserved(c.as_str()));
+        let row = row.into_iter().filter(|c| !shunt_domain::reserved::is_reserved(c.as_str()));
         lock(&self.0.hand).codes.extend(row);
         self.take_from_hand(n)
     }

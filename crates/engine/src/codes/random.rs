@@ -68,14 +68,7 @@ struct Walk {
 impl Walk {
     fn begin(space: u64) -> Result<Self, AllocateError> {
         let order = Permutation::new(&random_key()?, space);
-        Ok(Self {
-            order,
-            next: 0,
-            returned: Vec::new(),
-            drawn: 0,
-            reported: 0,
-            created: 0,
-        })
+        Ok(Self { order, next: 0, returned: Vec::new(), drawn: 0, reported: 0, created: 0 })
     }
 
     fn step(&mut self, alphabet: &Alphabet, length: usize) -> Option<Code> {
@@ -108,9 +101,7 @@ impl RandomSource {
     ) -> Result<Self, AllocateError> {
         let stored = meta.meta(LENGTH_META, deadline).await?;
         let reached = stored.and_then(|value| parse_reached(&value, &settings.alphabet));
-        let length = reached
-            .unwrap_or(0)
-            .clamp(settings.length, settings.max_length);
+        let length = reached.unwrap_or(0).clamp(settings.length, settings.max_length);
         let state = State {
             entropy: Entropy::new(),
             length,
@@ -161,9 +152,7 @@ impl RandomSource {
                     // These go first: what becomes of them decides whether the walk found all.
                     None if !codes.is_empty() => break,
                     None if walk.proves_full() => {
-                        state.mode = Mode::Full {
-                            until: Instant::now() + self.recheck,
-                        };
+                        state.mode = Mode::Full { until: Instant::now() + self.recheck };
                         return Err(self.exhausted());
                     }
                     // Candidates are still under way, or got lost: once more. This ends, because
@@ -199,9 +188,7 @@ impl RandomSource {
     }
 
     const fn exhausted(&self) -> AllocateError {
-        AllocateError::Exhausted {
-            max_length: self.max_length,
-        }
+        AllocateError::Exhausted { max_length: self.max_length }
     }
 
     fn judge(&self, drawn: usize, collided: usize) {
@@ -259,11 +246,7 @@ impl Drop for Saving<'_> {
 
 fn parse_reached(value: &[u8], alphabet: &Alphabet) -> Option<usize> {
     let (length, of) = std::str::from_utf8(value).ok()?.split_once(' ')?;
-    if of == alphabet.as_str() {
-        length.parse().ok()
-    } else {
-        None
-    }
+    if of == alphabet.as_str() { length.parse().ok() } else { None }
 }
 
 impl CodeSource for RandomSource {
@@ -287,10 +270,8 @@ impl CodeSource for RandomSource {
         let length = state.length;
         // Dice need nothing back, and codes of an earlier length are not part of this walk.
         if let Mode::Walk(walk) = &mut state.mode {
-            let unused: Vec<Code> = unused
-                .into_iter()
-                .filter(|code| code.as_str().len() == length)
-                .collect();
+            let unused: Vec<Code> =
+                unused.into_iter().filter(|code| code.as_str().len() == length).collect();
             walk.drawn = walk.drawn.saturating_sub(unused.len() as u64);
             walk.returned.extend(unused);
         }

@@ -52,11 +52,7 @@ impl RangeCodes {
         for length in length..=max_length {
             let countable = length.min(alphabet.countable_length());
             let size = alphabet.space(countable).unwrap_or(Alphabet::MAX_COUNTED);
-            lengths.push(Length {
-                from,
-                length,
-                order: Permutation::new(key, size),
-            });
+            lengths.push(Length { from, length, order: Permutation::new(key, size) });
             match from.checked_add(size) {
                 Some(next) => from = next,
                 // The counter itself can't get past this length.
@@ -80,10 +76,7 @@ impl RangeCodes {
         // Longer than 2^63 codes can fill: characters derived from the rest stand in front, so
         // that such codes don't all begin with the same ones. The rest alone is unique already.
         let mut symbols: Vec<u8> = (counted..at.length)
-            .map(|position| {
-                self.alphabet
-                    .symbol(at.order.prf(0x80 | position as u8, value))
-            })
+            .map(|position| self.alphabet.symbol(at.order.prf(0x80 | position as u8, value)))
             .collect();
         symbols.extend(self.alphabet.digits(value, counted));
         unreserved(&symbols).map_or(Place::Reserved, Place::Code)
@@ -91,10 +84,7 @@ impl RangeCodes {
 
     /// The length of the code at a counter value.
     fn length_at(&self, counter: u64) -> usize {
-        self.lengths
-            .iter()
-            .rfind(|length| length.from <= counter)
-            .map_or(0, |at| at.length)
+        self.lengths.iter().rfind(|length| length.from <= counter).map_or(0, |at| at.length)
     }
 }
 
@@ -152,9 +142,7 @@ impl RangeSource {
     }
 
     const fn exhausted(&self) -> AllocateError {
-        AllocateError::Exhausted {
-            max_length: self.max_length,
-        }
+        AllocateError::Exhausted { max_length: self.max_length }
     }
 
     /// Up to `n` codes of the lease in hand.
@@ -177,11 +165,7 @@ impl RangeSource {
             }
             hand.rest.start += 1;
         }
-        if codes.is_empty() && hand.past {
-            Err(self.exhausted())
-        } else {
-            Ok(codes)
-        }
+        if codes.is_empty() && hand.past { Err(self.exhausted()) } else { Ok(codes) }
     }
 
     async fn lease(&self, deadline: Deadline) -> Result<(), AllocateError> {

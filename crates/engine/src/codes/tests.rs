@@ -121,10 +121,7 @@ impl RangeLeases for Ports {
                     return rest;
                 }
                 let start = self.high.fetch_add(len, Ordering::Relaxed);
-                Range {
-                    start,
-                    end: start + len,
-                }
+                Range { start, end: start + len }
             })
         })
     }
@@ -143,12 +140,7 @@ fn soon() -> Deadline {
 }
 
 fn settings(alphabet: &str, length: usize, max_length: usize, source: SourceKind) -> CodeSettings {
-    CodeSettings {
-        alphabet: Alphabet::parse(alphabet).unwrap(),
-        length,
-        max_length,
-        source,
-    }
+    CodeSettings { alphabet: Alphabet::parse(alphabet).unwrap(), length, max_length, source }
 }
 
 async fn open(settings: CodeSettings, ports: &Arc<Ports>) -> Allocator {
@@ -215,11 +207,7 @@ async fn a_fixed_space_is_used_up_to_its_last_code_and_then_refused_fast() {
             Ok(code) => assert!(made.insert(code), "a code twice"),
             Err(error) => {
                 assert_eq!(error, AllocateError::Exhausted { max_length: 2 });
-                assert!(
-                    begin.elapsed() < Duration::from_millis(50),
-                    "{:?}",
-                    begin.elapsed()
-                );
+                assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
                 refused += 1;
             }
         }
@@ -240,10 +228,7 @@ async fn candidates_lost_on_the_way_are_found_by_another_walk() {
     loop {
         // Every seventh candidate gets lost: its client went away before the insert.
         if lost * 6 < made {
-            lost += allocator
-                .draw(1, soon())
-                .await
-                .map_or(1, |codes| codes.len());
+            lost += allocator.draw(1, soon()).await.map_or(1, |codes| codes.len());
         }
         match create(&allocator, &mut taken).await {
             Ok(_) => made += 1,
@@ -270,30 +255,12 @@ async fn codes_get_longer_when_more_than_a_tenth_collide_and_stay_so() {
     assert_eq!(lengths.first(), Some(&3));
     assert_eq!(lengths.last(), Some(&5));
     let three = lengths.iter().filter(|l| **l == 3).count();
-    assert!(
-        (10..=64).contains(&three),
-        "{three} codes of length 3 before growing"
-    );
+    assert!((10..=64).contains(&three), "{three} codes of length 3 before growing");
     // A restart begins at the length reached, another alphabet anew, a longer setting wins.
     assert_eq!(open(fresh(), &ports).await.length(), 5);
-    assert_eq!(
-        open(settings("dcba", 3, 5, SourceKind::Random), &ports)
-            .await
-            .length(),
-        3
-    );
-    assert_eq!(
-        open(settings("abcd", 9, 9, SourceKind::Random), &ports)
-            .await
-            .length(),
-        9
-    );
-    assert_eq!(
-        open(settings("abcd", 3, 4, SourceKind::Random), &ports)
-            .await
-            .length(),
-        4
-    );
+    assert_eq!(open(settings("dcba", 3, 5, SourceKind::Random), &ports).await.length(), 3);
+    assert_eq!(open(settings("abcd", 9, 9, SourceKind::Random), &ports).await.length(), 9);
+    assert_eq!(open(settings("abcd", 3, 4, SourceKind::Random), &ports).await.length(), 4);
 }
 
 #[tokio::test]
@@ -303,26 +270,18 @@ async fn a_length_that_could_not_be_stored_is_stored_by_a_later_draw() {
     *lock(&ports.down) = Some(StoreError::Unavailable("cut".into()));
     allocator.report(26, 26);
     assert_eq!(allocator.length(), 4);
-    assert_eq!(
-        allocator.draw(1, soon()).await.unwrap()[0].as_str().len(),
-        4
-    );
+    assert_eq!(allocator.draw(1, soon()).await.unwrap()[0].as_str().len(), 4);
     assert!(lock(&ports.meta).is_empty());
     *lock(&ports.down) = None;
     allocator.draw(1, soon()).await.unwrap();
-    assert_eq!(
-        lock(&ports.meta).get("code-length"),
-        Some(&b"4 abcd".to_vec())
-    );
+    assert_eq!(lock(&ports.meta).get("code-length"), Some(&b"4 abcd".to_vec()));
 }
 
 #[tokio::test]
 async fn a_full_space_is_looked_at_again_after_a_while() {
     let ports = Arc::new(Ports::default());
     let settings = settings("ab", 1, 1, SourceKind::Random);
-    let random = RandomSource::open(&settings, Arc::clone(&ports) as _, soon())
-        .await
-        .unwrap();
+    let random = RandomSource::open(&settings, Arc::clone(&ports) as _, soon()).await.unwrap();
     let allocator = Allocator::over(Arc::new(random.with_recheck(Duration::ZERO)));
     let mut taken = HashSet::new();
     assert!(create(&allocator, &mut taken).await.is_ok());
@@ -338,16 +297,10 @@ async fn a_full_space_is_looked_at_again_after_a_while() {
 #[tokio::test]
 async fn no_source_answers_a_reserved_word() {
     // An alphabet in which reserved words are frequent: api, app, qr, js, css, ...
-    let letters = "apiqrjscs"
-        .chars()
-        .collect::<HashSet<_>>()
-        .into_iter()
-        .collect::<String>();
-    for source in [
-        SourceKind::Random,
-        SourceKind::Pool { refill_below: 1 },
-        SourceKind::Range { lease: 100 },
-    ] {
+    let letters = "apiqrjscs".chars().collect::<HashSet<_>>().into_iter().collect::<String>();
+    for source in
+        [SourceKind::Random, SourceKind::Pool { refill_below: 1 }, SourceKind::Range { lease: 100 }]
+    {
         let ports = Arc::new(Ports::default());
         let allocator = open(settings(&letters, 2, 4, source), &ports).await;
         let mut seen = 0;
@@ -369,21 +322,13 @@ async fn no_source_answers_a_reserved_word() {
 #[tokio::test]
 async fn the_pool_claims_rows_refills_itself_and_gives_its_rest_back() {
     let ports = Arc::new(Ports::default());
-    let source = SourceKind::Pool {
-        refill_below: 1_500,
-    };
+    let source = SourceKind::Pool { refill_below: 1_500 };
     let allocator = open(settings(Alphabet::BASE62, 7, 7, source), &ports).await;
-    assert_eq!(
-        allocator.pool_size(soon()).await,
-        Ok(3_000),
-        "filled at the start"
-    );
+    assert_eq!(allocator.pool_size(soon()).await, Ok(3_000), "filled at the start");
     let mut seen = HashSet::new();
     while seen.len() < 5_000 {
         match allocator.draw(300, soon()).await {
-            Ok(codes) => codes
-                .into_iter()
-                .for_each(|code| assert!(seen.insert(code))),
+            Ok(codes) => codes.into_iter().for_each(|code| assert!(seen.insert(code))),
             Err(AllocateError::PoolEmpty) => tokio::task::yield_now().await,
             Err(other) => panic!("{other}"),
         }
@@ -393,10 +338,7 @@ async fn the_pool_claims_rows_refills_itself_and_gives_its_rest_back() {
     allocator.shutdown(soon()).await.unwrap();
     assert_eq!(allocator.draw(1, soon()).await, Err(AllocateError::Stopped));
     let after = allocator.pool_size(soon()).await.unwrap();
-    assert!(
-        after >= before + in_hand % 1_000,
-        "{before} + {in_hand} -> {after}"
-    );
+    assert!(after >= before + in_hand % 1_000, "{before} + {in_hand} -> {after}");
 }
 
 #[tokio::test]
@@ -404,31 +346,15 @@ async fn an_empty_pool_says_so_until_it_is_filled() {
     let ports = Arc::new(Ports::default());
     let source = SourceKind::Pool { refill_below: 0 };
     let allocator = open(settings(Alphabet::BASE62, 7, 7, source), &ports).await;
-    assert_eq!(
-        allocator.draw(1, soon()).await,
-        Err(AllocateError::PoolEmpty)
-    );
+    assert_eq!(allocator.draw(1, soon()).await, Err(AllocateError::PoolEmpty));
     let mut steps = Vec::new();
     let step = Duration::from_secs(5);
-    assert_eq!(
-        allocator.fill_pool(2_500, step, |n| steps.push(n)).await,
-        Ok(2_500)
-    );
+    assert_eq!(allocator.fill_pool(2_500, step, |n| steps.push(n)).await, Ok(2_500));
     assert_eq!(steps, [1_000, 2_000, 2_500]);
-    assert_eq!(
-        lock(&ports.pool).iter().map(Vec::len).collect::<Vec<_>>(),
-        [1_000, 1_000, 500]
-    );
-    assert_eq!(
-        allocator.draw(10, soon()).await.map(|codes| codes.len()),
-        Ok(10)
-    );
+    assert_eq!(lock(&ports.pool).iter().map(Vec::len).collect::<Vec<_>>(), [1_000, 1_000, 500]);
+    assert_eq!(allocator.draw(10, soon()).await.map(|codes| codes.len()), Ok(10));
     *lock(&ports.down) = Some(StoreError::DiskFull);
-    assert_eq!(
-        allocator.draw(990, soon()).await.map(|codes| codes.len()),
-        Ok(990),
-        "in hand"
-    );
+    assert_eq!(allocator.draw(990, soon()).await.map(|codes| codes.len()), Ok(990), "in hand");
     let full = Err(AllocateError::Store(StoreError::DiskFull));
     assert_eq!(allocator.draw(1, soon()).await, full);
 }
@@ -454,10 +380,7 @@ async fn range_codes_never_repeat_across_clean_restarts_and_crashes() {
     }
     assert!(seen.len() > 4_000);
     let burned = ports.high.load(Ordering::Relaxed) as usize - seen.len();
-    assert!(
-        burned <= 20 * 37 + 80,
-        "{burned} values burned by twenty crashes"
-    );
+    assert!(burned <= 20 * 37 + 80, "{burned} values burned by twenty crashes");
 }
 
 #[tokio::test]
@@ -468,9 +391,7 @@ async fn a_range_is_used_up_to_its_last_code() {
     let mut seen = HashSet::new();
     let error = loop {
         match allocator.draw(4, soon()).await {
-            Ok(codes) => codes
-                .into_iter()
-                .for_each(|code| assert!(seen.insert(code))),
+            Ok(codes) => codes.into_iter().for_each(|code| assert!(seen.insert(code))),
             Err(error) => break error,
         }
     };
@@ -478,11 +399,7 @@ async fn a_range_is_used_up_to_its_last_code() {
     assert_eq!(seen.len(), 3 + 9 + 27);
     let leases = ports.leases.load(Ordering::Relaxed);
     assert!(allocator.draw(1, soon()).await.is_err());
-    assert_eq!(
-        ports.leases.load(Ordering::Relaxed),
-        leases,
-        "no lease for nothing"
-    );
+    assert_eq!(ports.leases.load(Ordering::Relaxed), leases, "no lease for nothing");
 }
 
 #[tokio::test]
@@ -498,10 +415,7 @@ async fn callers_who_wait_share_one_lease() {
         .collect();
     let mut seen = HashSet::new();
     for task in tasks {
-        task.await
-            .unwrap()
-            .into_iter()
-            .for_each(|code| assert!(seen.insert(code)));
+        task.await.unwrap().into_iter().for_each(|code| assert!(seen.insert(code)));
     }
     assert_eq!(seen.len(), 640);
     assert_eq!(ports.leases.load(Ordering::Relaxed), 1);
@@ -518,20 +432,14 @@ async fn a_damaged_key_is_named() {
     };
     let source = SourceKind::Range { lease: 10 };
     let opened = Allocator::open(settings("abc", 1, 3, source), all, soon()).await;
-    let error = opened
-        .err()
-        .map(|error| error.to_string())
-        .unwrap_or_default();
+    let error = opened.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("range-key has 3 bytes"), "{error}");
 }
 
 #[test]
 fn an_unknown_outcome_of_a_lease_is_unavailable() {
     let unknown: Outcome<(), StoreError> = Outcome::Unknown(UnknownCause::CommitFailed);
-    assert!(matches!(
-        settled(unknown),
-        Err(AllocateError::Store(StoreError::Unavailable(_)))
-    ));
+    assert!(matches!(settled(unknown), Err(AllocateError::Store(StoreError::Unavailable(_)))));
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use shunt_domain::ports::CreateRefusal;
 use shunt_domain::{
-    Code, Deadline, Link, LinkKey, NewLink, OwnerId, Stored, StoreError, Timestamp, Tombstone,
+    Code, Deadline, Link, LinkKey, NewLink, OwnerId, StoreError, Stored, Timestamp, Tombstone,
     Version,
 };
 
@@ -174,7 +174,8 @@ impl Links {
             // An earlier attempt got no code either; the next one begins anew.
             return Err(short.unwrap_or(LinkError::StillRunning));
         }
-        let codes: Vec<Code> = choice.split(' ').filter_map(|code| Code::parse(code).ok()).collect();
+        let codes: Vec<Code> =
+            choice.split(' ').filter_map(|code| Code::parse(code).ok()).collect();
         let mut supply = Supply { codes: codes.into_iter(), fixed: true };
         let mark = Some((began_at, resumed));
         let rows = self.settle_rows(actor, rows, &mut supply, import, mark, deadline).await;

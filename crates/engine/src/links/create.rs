@@ -52,9 +52,7 @@ impl Mark<'_> {
     pub(super) fn judge(&self, row: Option<Stored>) -> Earlier {
         let (generated, owner) = match self.checked {
             Ok(checked) => (checked.code.is_none(), checked.owner()),
-            Err(draft) => {
-                (draft.code.is_none(), draft.owner.unwrap_or_else(|| self.actor.owner()))
-            }
+            Err(draft) => (draft.code.is_none(), draft.owner.unwrap_or_else(|| self.actor.owner())),
         };
         match row {
             None => Earlier::Nothing,
@@ -65,11 +63,7 @@ impl Mark<'_> {
                 };
                 let edited = generated && link.version > Version::FIRST;
                 let mine = link.data.owner == owner && link.data.created_at >= self.began_at;
-                if mine && (same_target || edited) {
-                    Earlier::Ours(link)
-                } else {
-                    Earlier::Other
-                }
+                if mine && (same_target || edited) { Earlier::Ours(link) } else { Earlier::Other }
             }
             Some(Stored::Tombstone(tombstone)) => {
                 let mine = tombstone.owner == owner && tombstone.created_at >= self.began_at;

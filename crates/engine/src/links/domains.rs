@@ -53,8 +53,7 @@ impl DomainTable {
 
     /// The registered domains, by number.
     pub fn registered(&self) -> Vec<(DomainId, String)> {
-        let mut all: Vec<_> =
-            self.by_id.iter().map(|(id, host)| (*id, host.to_string())).collect();
+        let mut all: Vec<_> = self.by_id.iter().map(|(id, host)| (*id, host.to_string())).collect();
         all.sort();
         all
     }
@@ -105,8 +104,16 @@ mod tests {
             assert_eq!(normalise_host(typed).as_deref(), Ok(normal), "{typed}");
         }
         for bad in [
-            "", "go.example:80", "http://go.example", "go.example/x", "a@b", "[::1]", "a b",
-            "go..example", "a\\b", "go%2eexample",
+            "",
+            "go.example:80",
+            "http://go.example",
+            "go.example/x",
+            "a@b",
+            "[::1]",
+            "a b",
+            "go..example",
+            "a\\b",
+            "go%2eexample",
         ] {
             assert!(normalise_host(bad).is_err(), "{bad:?}");
         }

@@ -164,7 +164,10 @@ pub fn parse_code(text: &str) -> Result<Code, FieldError> {
 }
 
 fn check_title(text: &str) -> Result<Option<Box<str>>, FieldError> {
-    parse_title(text).ok_or_else(|| {
+    // Also what trimming would take away: the description of the API promises a plain rule.
+    let plain = text.chars().count() <= MAX_TITLE_CHARS && !text.chars().any(char::is_control);
+    let title = if plain { parse_title(text) } else { None };
+    title.ok_or_else(|| {
         FieldError::new(
             "title",
             "bad-title",
@@ -183,7 +186,9 @@ fn check_tags(texts: &[String]) -> Result<Vec<Tag>, FieldError> {
     }
     let mut tags = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
-        tags.push(Tag::parse(text).ok_or_else(|| {
+        let plain = text.chars().count() <= Tag::MAX_CHARS && !text.chars().any(char::is_control);
+        let tag = if plain { Tag::parse(text) } else { None };
+        tags.push(tag.ok_or_else(|| {
             FieldError::new(
                 format!("tags[{at}]"),
                 "bad-tag",
@@ -274,7 +279,9 @@ pub(super) fn check_patch(
         owner: draft.owner,
         valid_from: draft.valid_from,
         expires_at: draft.expires_at,
-        max_clicks: max_clicks.map(|clicks| clicks.map(check_max_clicks).transpose()).transpose()?,
+        max_clicks: max_clicks
+            .map(|clicks| clicks.map(check_max_clicks).transpose())
+            .transpose()?,
         status: draft
             .status_code
             .map(|status| status.map_or(Ok(RedirectStatus::default()), check_status))

@@ -22,11 +22,7 @@ pub struct FieldError {
 
 impl FieldError {
     /// A broken rule of `field`.
-    pub fn new(
-        field: impl Into<String>,
-        code: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub fn new(field: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
         Self { field: field.into(), code: Cow::Borrowed(code), detail: detail.into() }
     }
 

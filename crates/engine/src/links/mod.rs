@@ -11,9 +11,9 @@
 mod bulk;
 mod create;
 mod domains;
-mod journal;
 mod draft;
 mod error;
+mod journal;
 mod source;
 
 use std::sync::Arc;
@@ -24,7 +24,8 @@ use shunt_domain::ports::{
     Change, Clock, DomainStore, LinkQuery, LinkReader, LinkWriter, ListError, ListQuery, Page,
 };
 use shunt_domain::{
-    Code, Deadline, DomainId, Link, LinkKey, LinkPatch, Outcome, Stored, StoreError, UnknownCause, Version,
+    Code, Deadline, DomainId, Link, LinkKey, LinkPatch, Outcome, StoreError, Stored, UnknownCause,
+    Version,
 };
 
 pub use bulk::{CHUNK, Chunk, ImportRow, RestoreDraft, RowOutcome, TombstoneDraft};
@@ -206,11 +207,7 @@ impl Links {
             .ok_or(LinkError::NotFound)
     }
 
-    async fn read(
-        &self,
-        key: &LinkKey,
-        deadline: Deadline,
-    ) -> Result<Option<Stored>, StoreError> {
+    async fn read(&self, key: &LinkKey, deadline: Deadline) -> Result<Option<Stored>, StoreError> {
         self.ports.reader.get(key, Version::default(), deadline).await
     }
 
@@ -376,8 +373,7 @@ impl Links {
             if attempt.resumed
                 && let Some(Stored::Tombstone(tombstone)) = self.read(key, deadline).await?
             {
-                let mine =
-                    actor.owner_filter().is_none_or(|owner| owner == tombstone.owner);
+                let mine = actor.owner_filter().is_none_or(|owner| owner == tombstone.owner);
                 return if mine && tombstone.deleted_at >= attempt.began_at {
                     Ok(tombstone.version)
                 } else {

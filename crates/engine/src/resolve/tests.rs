@@ -204,8 +204,5 @@ async fn a_hung_store_is_unavailable_at_the_deadline() {
     reader.put(&a);
     *reader.gate.lock().unwrap() = Some(Arc::new(Notify::new()));
     assert!(matches!(resolver.resolve(a.key()).await, Err(StoreError::Unavailable(_))));
-    assert!(matches!(
-        resolver.claim(a.key()).await,
-        Outcome::Unknown(UnknownCause::Deadline)
-    ));
+    assert!(matches!(resolver.claim(a.key()).await, Outcome::Unknown(UnknownCause::Deadline)));
 }

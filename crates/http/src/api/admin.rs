@@ -29,7 +29,11 @@ impl MayBeDone for Problem {
     }
 }
 
-async fn body_of(app: &App, parts: &Parts, body: axum::body::Body) -> Result<bytes::Bytes, Problem> {
+async fn body_of(
+    app: &App,
+    parts: &Parts,
+    body: axum::body::Body,
+) -> Result<bytes::Bytes, Problem> {
     Params::parse(&parts.uri, &[])?;
     body::media_type(&parts.headers, &[JSON])?;
     let settings = &app.settings;
@@ -97,11 +101,7 @@ pub(crate) async fn create_key(
 
 /// The key row holds the hash of the secret, which says whether the key was made; the secret is
 /// lost with the first answer, so a repetition says null in its place.
-async fn create_key_once(
-    app: &App,
-    wanted: KeyRequest,
-    once: &Once,
-) -> Result<Response, Problem> {
+async fn create_key_once(app: &App, wanted: KeyRequest, once: &Once) -> Result<Response, Problem> {
     let idempotency = app.links.idempotency();
     let deadline = app.deadline();
     for _ in 0..TRIES {
@@ -199,8 +199,9 @@ pub(crate) async fn revoke_key(
     let actor = caller::with_scope(&app, &parts, Scope::Admin, deadline).await?;
     body::none(&parts.headers)?;
     Params::parse(&parts.uri, &[])?;
-    let no_key =
-        || Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such key, or it is revoked");
+    let no_key = || {
+        Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such key, or it is revoked")
+    };
     let Ok(Path(text)) = Path::<String>::from_request_parts(&mut parts, &()).await else {
         return Err(no_key());
     };

@@ -167,6 +167,8 @@ mod tests {
         assert!(!key("123456789012345678901", &Actor::Anonymous));
         assert!(key("1234567890123456789012", &Actor::Anonymous));
         assert!(key("1", &Actor::Local));
-        assert!(!key("", &Actor::Local) && !key("a b", &Actor::Local) && !key("a\tb", &Actor::Local));
+        assert!(
+            !key("", &Actor::Local) && !key("a b", &Actor::Local) && !key("a\tb", &Actor::Local)
+        );
     }
 }

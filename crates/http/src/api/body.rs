@@ -139,8 +139,12 @@ mod tests {
         }
         assert_eq!(pick("application/merge-patch+json").unwrap(), MERGE_PATCH);
         for bad in [
-            "", "text/plain", "application/json, text/plain", "application/jsonx",
-            "application/json; charset=latin1", "application/x-www-form-urlencoded",
+            "",
+            "text/plain",
+            "application/json, text/plain",
+            "application/jsonx",
+            "application/json; charset=latin1",
+            "application/x-www-form-urlencoded",
             "multipart/form-data; boundary=x",
         ] {
             let problem = pick(bad).unwrap_err();

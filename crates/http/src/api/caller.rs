@@ -88,8 +88,9 @@ fn require(actor: &Actor, scope: Scope) -> Result<(), Problem> {
     }
     if !actor.may(scope) {
         let detail = format!("the API key lacks the scope {scope}");
-        return Err(Problem::new(StatusCode::FORBIDDEN, "scope-missing", detail)
-            .on("Authorization"));
+        return Err(
+            Problem::new(StatusCode::FORBIDDEN, "scope-missing", detail).on("Authorization")
+        );
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(crate) struct UrlBody {
     /// Where it leads; the rules of `createLink` hold.
     #[schema(
         rename = "longUrl",
-        min_length = 8,
+        min_length = 3,
         max_length = 8192,
         pattern = r"^[A-Za-z][A-Za-z0-9+.\-]*:[^\s\\]+$",
         example = "https://example.com/page"
@@ -64,7 +64,7 @@ pub(crate) struct UrlView {
 pub(crate) struct ShortBody {
     /// Where it leads; the rules of `createLink` hold.
     #[schema(
-        min_length = 8,
+        min_length = 3,
         max_length = 8192,
         pattern = r"^[A-Za-z][A-Za-z0-9+.\-]*:[^\s\\]+$",
         example = "https://example.com/page"

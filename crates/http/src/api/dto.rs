@@ -58,7 +58,7 @@ pub(crate) struct LinkView {
     #[schema(minimum = 1)]
     max_clicks: Option<u64>,
     /// The redirect's status code.
-    #[schema(minimum = 301, maximum = 308, example = 302)]
+    #[schema(value_type = StatusCodeSchema)]
     status_code: u16,
     /// Whether the visitor's query is appended to the target's.
     forward_query: bool,
@@ -113,7 +113,7 @@ pub(crate) struct CreateBody {
     /// Where it leads: an absolute http or https URL of at most 8,192 bytes, without spaces,
     /// backslashes, control characters or credentials, and not to this service itself.
     #[schema(
-        min_length = 8,
+        min_length = 3,
         max_length = 8192,
         pattern = r"^[A-Za-z][A-Za-z0-9+.\-]*:[^\s\\]+$",
         example = "https://example.com/page"
@@ -127,7 +127,7 @@ pub(crate) struct CreateBody {
     #[schema(min_length = 1, max_length = 253, example = "go.example")]
     domain: Option<String>,
     /// A name for people.
-    #[schema(max_length = 512)]
+    #[schema(max_length = 512, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     title: Option<String>,
     /// Each 1 to 64 characters without commas and control characters; kept lower-case.
     #[schema(required = false, nullable = false, max_items = 32)]
@@ -183,13 +183,13 @@ pub(crate) struct PatchBody {
     /// A new target.
     #[schema(
         required = false,
-        min_length = 8,
+        min_length = 3,
         max_length = 8192,
         pattern = r"^[A-Za-z][A-Za-z0-9+.\-]*:[^\s\\]+$"
     )]
     target: String,
     /// A new name for people.
-    #[schema(max_length = 512)]
+    #[schema(max_length = 512, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     title: Option<String>,
     /// All tags anew.
     #[schema(max_items = 32)]

@@ -270,7 +270,6 @@ fn text(name: &str, value: Json) -> Read<String> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape all readers have")]
 fn boolean(name: &str, value: Json) -> Read<bool> {
     match value {
         Json::Bool(value) => Ok(value),
@@ -278,7 +277,6 @@ fn boolean(name: &str, value: Json) -> Read<bool> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape all readers have")]
 fn integer(name: &str, value: Json) -> Read<u64> {
     match value {
         Json::Unsigned(value) if value <= MAX_CLICKS => Ok(value),
@@ -319,9 +317,28 @@ mod tests {
         let deep = "[".repeat(100_000);
         let nested = format!("{}1{}", "[".repeat(17), "]".repeat(17));
         for bad in [
-            "", " ", "{", "{}{}", "{} x", "[1,]", "{\"a\":1,}", "NaN", "Infinity", "1e999",
-            "{\"a\":1,\"a\":1}", "{\"x\":{\"a\":1,\"\\u0061\":2}}", "'a'", "// c\n1", "\"\\ud800\"",
-            "\"\u{1}\"", "01", "+1", "{a:1}", "\u{feff}{}", &deep, &nested,
+            "",
+            " ",
+            "{",
+            "{}{}",
+            "{} x",
+            "[1,]",
+            "{\"a\":1,}",
+            "NaN",
+            "Infinity",
+            "1e999",
+            "{\"a\":1,\"a\":1}",
+            "{\"x\":{\"a\":1,\"\\u0061\":2}}",
+            "'a'",
+            "// c\n1",
+            "\"\\ud800\"",
+            "\"\u{1}\"",
+            "01",
+            "+1",
+            "{a:1}",
+            "\u{feff}{}",
+            &deep,
+            &nested,
         ] {
             let error = Json::parse(bad.as_bytes()).unwrap_err();
             assert_eq!((&*error.field, &*error.code), ("body", "bad-json"), "{bad:.20}");
@@ -362,7 +379,16 @@ mod tests {
         };
         assert_eq!(read("5.0").unwrap(), Some(5));
         assert_eq!(read("9223372036854775807").unwrap(), Some(MAX_CLICKS));
-        for bad in ["5.5", "-1", "1e300", "9223372036854775808", "18446744073709551616", "true", "null", "\"5\""] {
+        for bad in [
+            "5.5",
+            "-1",
+            "1e300",
+            "9223372036854775808",
+            "18446744073709551616",
+            "true",
+            "null",
+            "\"5\"",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

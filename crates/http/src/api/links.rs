@@ -83,7 +83,7 @@ fn created(app: &App, link: &Link) -> Rendered {
     tag = "links",
     operation_id = "listLinks",
     params(
-        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before.", min_length = 1),
         ("limit" = Option<u32>, Query, description = "Links a page; left out, 50.",
             minimum = 1, maximum = 200),
         ("q" = Option<String>, Query, description = "A substring of code, title or target, in any \
@@ -184,7 +184,7 @@ fn whole(app: &App, link: &Link) -> Rendered {
         ("domain" = Option<String>, Query, description = "The host name it lives on; left out, \
             the default domain."),
         ("If-None-Match" = Option<String>, Header, description = "304 if the link still has one \
-            of these entity tags."),
+            of these entity tags.", pattern = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*")*)$"#),
     ),
     responses(
         (status = 200, description = "The link.", body = LinkView,
@@ -219,7 +219,7 @@ pub(crate) async fn get(
         ("code" = String, Path, description = "The code.", pattern = "^[0-9A-Za-z_-]{1,128}$"),
         ("domain" = Option<String>, Query, description = "The host name it lives on."),
         ("If-Match" = Option<String>, Header, description = "Only if the link has one of these \
-            entity tags."),
+            entity tags.", pattern = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*")*)$"#),
         ("Idempotency-Key" = Option<String>, Header, description = "See `createLink`.",
             min_length = 1, max_length = 255, pattern = "^[!-~]+$"),
     ),
@@ -279,7 +279,7 @@ pub(crate) async fn patch(
         ("code" = String, Path, description = "The code.", pattern = "^[0-9A-Za-z_-]{1,128}$"),
         ("domain" = Option<String>, Query, description = "The host name it lives on."),
         ("If-Match" = Option<String>, Header, description = "Only if the link has one of these \
-            entity tags."),
+            entity tags.", pattern = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*")*)$"#),
         ("Idempotency-Key" = Option<String>, Header, description = "See `createLink`.",
             min_length = 1, max_length = 255, pattern = "^[!-~]+$"),
     ),

@@ -78,22 +78,89 @@ fn document() -> Value {
             }
         }
     }
+    if let Some(schemas) =
+        document.pointer_mut("/components/schemas").and_then(Value::as_object_mut)
+    {
+        merge_flattened(schemas);
+        for name in COMPLETE_VIEWS {
+            if let Some(schema) = schemas.get_mut(*name).and_then(Value::as_object_mut) {
+                let names: Vec<Value> = schema
+                    .get("properties")
+                    .and_then(Value::as_object)
+                    .map(|fields| fields.keys().cloned().map(Value::String).collect())
+                    .unwrap_or_default();
+                schema.insert("required".to_owned(), Value::Array(names));
+            }
+        }
+        schemas.insert(
+            "RedirectStatus".to_owned(),
+            json!({
+                "description": "301, 302, 307 or 308.",
+                "type": "integer",
+                "enum": [301, 302, 307, 308],
+            }),
+        );
+    }
     if let Some(components) = document.pointer_mut("/components").and_then(Value::as_object_mut) {
-        components.insert("securitySchemes".to_owned(), json!({
-            "bearer": {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "An API key: `Authorization: Bearer shunt_…`.",
-            },
-            "apiKey": {
-                "type": "apiKey",
-                "in": "header",
-                "name": "X-Api-Key",
-                "description": "The same API key in a header of its own.",
-            },
-        }));
+        components.insert(
+            "securitySchemes".to_owned(),
+            json!({
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key: `Authorization: Bearer shunt_…`.",
+                },
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Api-Key",
+                    "description": "The same API key in a header of its own.",
+                },
+            }),
+        );
     }
     document
+}
+
+/// Answers whose fields are always there, null or not.
+const COMPLETE_VIEWS: &[&str] =
+    &["ExportedLink", "KeyView", "LinkPage", "LinkStats", "LinkView", "NewKey", "TombstoneView"];
+
+/// Turns `allOf` of another object and some more fields into one object: the other one says that
+/// it has no further fields, so both together would allow nothing.
+fn merge_flattened(schemas: &mut Map<String, Value>) {
+    let names: Vec<String> = schemas.keys().cloned().collect();
+    for name in names {
+        let Some(parts) = schemas.get(&name).and_then(|schema| schema["allOf"].as_array()) else {
+            continue;
+        };
+        let (mut properties, mut required) = (Map::new(), Vec::new());
+        for part in parts {
+            let target = part["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+            let part = target.and_then(|target| schemas.get(target)).unwrap_or(part);
+            if let Some(fields) = part["properties"].as_object() {
+                properties.extend(fields.clone());
+            }
+            required.extend(part["required"].as_array().cloned().unwrap_or_default());
+        }
+        let merged = json!({
+            "type": "object",
+            "description": schemas.get(&name).map(|schema| schema["description"].clone()),
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        });
+        schemas.insert(name, merged);
+    }
+}
+
+/// A header or parameter is there or not; it is never null.
+fn never_null(holder: &mut Value) {
+    let Some(kinds) = holder.pointer_mut("/schema/type") else { return };
+    if let Some(one) = kinds.as_array().and_then(|kinds| kinds.iter().find(|kind| **kind != "null"))
+    {
+        *kinds = one.clone();
+    }
 }
 
 /// Answered by the listener and not by a handler, so it is described by hand.
@@ -101,10 +168,16 @@ fn redirect_operation() -> Value {
     let location = json!({
         "Location": { "description": "The target.", "schema": { "type": "string" } },
     });
-    let redirect =
-        |text: &str| json!({ "description": text, "headers": location.clone() });
+    let redirect = |text: &str| json!({ "description": text, "headers": location.clone() });
     let page = |text: &str| {
-        json!({ "description": text, "content": { "text/html": { "schema": { "type": "string" } } } })
+        json!({
+            "description": text,
+            "content": {
+                "text/html": { "schema": { "type": "string" } },
+                "text/plain": { "schema": { "type": "string" } },
+                PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } },
+            },
+        })
     };
     json!({
         "tags": ["reference contracts"],
@@ -137,11 +210,14 @@ fn problems(path: &str, method: &str, has_body: bool) -> Vec<(&'static str, &'st
     let mut all = vec![
         ("400", "A value, field or parameter breaks a rule; `field` names it."),
         ("401", "No API key, or not a good one."),
-        ("403", if creates {
-            "The API key lacks the scope, or the request comes from another site's page."
-        } else {
-            "The API key lacks the scope."
-        }),
+        (
+            "403",
+            if creates {
+                "The API key lacks the scope, or the request comes from another site's page."
+            } else {
+                "The API key lacks the scope."
+            },
+        ),
         ("501", "The store has no such function."),
         ("503", "The store gave no answer, or it is not known whether this was done; see `code`."),
     ];
@@ -154,8 +230,11 @@ fn problems(path: &str, method: &str, has_body: bool) -> Vec<(&'static str, &'st
         all.push(("415", "The body is of another media type."));
     }
     if writes {
-        all.push(("409", "Taken, retired or immutable; or a request with the same idempotency \
-            key is still running."));
+        all.push((
+            "409",
+            "Taken, retired or immutable; or a request with the same idempotency \
+            key is still running.",
+        ));
         all.push(("422", "The idempotency key was used for another request."));
         all.push(("507", "The disk is full, or the code space is used up."));
     }
@@ -176,10 +255,19 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
         security.push(json!({}));
     }
     operation.insert("security".to_owned(), Value::Array(security));
+    for parameter in
+        operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten()
+    {
+        never_null(parameter);
+    }
     let has_body = operation.contains_key("requestBody");
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;
     };
+    for response in responses.values_mut() {
+        let headers = response.get_mut("headers").and_then(Value::as_object_mut);
+        headers.into_iter().flat_map(Map::values_mut).for_each(never_null);
+    }
     for (status, description) in problems(path, method, has_body) {
         let mut response = json!({
             "description": description,

@@ -45,8 +45,14 @@ enum State {
     Line,
     Before,
     /// Before an element; whether the array may end here.
-    Element { may_end: bool },
-    Inside { depth: usize, quoted: bool, escaped: bool },
+    Element {
+        may_end: bool,
+    },
+    Inside {
+        depth: usize,
+        quoted: bool,
+        escaped: bool,
+    },
     After,
     End,
 }
@@ -279,10 +285,10 @@ mod tests {
             let mut pieces = Vec::new();
             let mut from = 0;
             for at in cuts {
-                pieces.push(text[from..at].as_bytes());
+                pieces.push(&text.as_bytes()[from..at]);
                 from = at;
             }
-            pieces.push(text[from..].as_bytes());
+            pieces.push(&text.as_bytes()[from..]);
             prop_assert_eq!(cut(layout, &pieces), whole(layout, &text));
         }
 

@@ -10,12 +10,11 @@ use shunt_domain::Timestamp;
 pub(crate) fn parse(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let (date_time, rest) = bytes.split_at_checked(19)?;
-    let shape_fits = date_time.iter().zip(b"dddd-dd-ddTdd:dd:dd").all(|(byte, shape)| {
-        match shape {
+    let shape_fits =
+        date_time.iter().zip(b"dddd-dd-ddTdd:dd:dd").all(|(byte, shape)| match shape {
             b'd' => byte.is_ascii_digit(),
             other => byte == other,
-        }
-    });
+        });
     let rest = match rest {
         [b'.', after @ ..] => {
             let digits = after.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -68,16 +67,29 @@ mod tests {
             ("2026-11-22T06:00:00.123Z", 1_795_327_200_123),
             ("2026-11-22T06:00:00.123999999Z", 1_795_327_200_123),
             ("2026-11-22T08:00:00+02:00", 1_795_327_200_000),
-            ("9999-12-30T23:59:59.999Z", 253_402_214_399_999),
+            ("9999-12-30T21:59:59.999Z", 253_402_207_199_999),
         ] {
             assert_eq!(parse(text), Some(Timestamp::from_millis(millis)), "{text}");
         }
         for bad in [
-            "", "2026-11-22", "2026-11-22T06:00Z", "2026-11-22 06:00:00Z", "2026-11-22T06:00:00",
-            "2026-11-22T06:00:00.Z", "2026-11-22T06:00:00.1234567890Z", "2026-13-01T00:00:00Z",
-            "2026-02-30T00:00:00Z", "2026-11-22T24:00:00Z", "2026-11-22T06:00:00+0200",
-            "2026-11-22T06:00:00Z[UTC]", "1969-12-31T23:59:59Z", "20261122T060000Z", "１",
-            "-02026-11-22T06:00:00Z", "2026-11-22T06:00:00z ", "now",
+            "",
+            "2026-11-22",
+            "2026-11-22T06:00Z",
+            "2026-11-22 06:00:00Z",
+            "2026-11-22T06:00:00",
+            "2026-11-22T06:00:00.Z",
+            "2026-11-22T06:00:00.1234567890Z",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-11-22T24:00:00Z",
+            "2026-11-22T06:00:00+0200",
+            "2026-11-22T06:00:00Z[UTC]",
+            "1969-12-31T23:59:59Z",
+            "20261122T060000Z",
+            "１",
+            "-02026-11-22T06:00:00Z",
+            "2026-11-22T06:00:00z ",
+            "now",
         ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
@@ -85,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for millis in [0, 1, 999, 1_795_327_200_000, 253_402_214_399_999] {
+        for millis in [0, 1, 999, 1_795_327_200_000, 253_402_207_199_999] {
             let instant = Timestamp::from_millis(millis);
             assert_eq!(parse(&Instant(instant).to_string()), Some(instant));
         }

@@ -121,7 +121,7 @@ impl<'a> Facts<'a> {
 pub fn visitor<'a>(
     proxies: &TrustedProxies,
     peer: IpAddr,
-    headers: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+    headers: &(impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone),
 ) -> IpAddr {
     if !proxies.trusts(peer) {
         return peer;

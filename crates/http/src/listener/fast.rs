@@ -91,15 +91,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
     /// Takes a connection whose next byte is the first of a request. `peer` is who is at the other
     /// end as far as sockets and PROXY protocol know.
     pub const fn new(io: Guarded<IO>, core: Rc<Core>, peer: IpAddr) -> Self {
-        Self {
-            io,
-            core,
-            peer,
-            kept: Vec::new(),
-            fresh: false,
-            pending: Vec::new(),
-            written: 0,
-        }
+        Self { io, core, peer, kept: Vec::new(), fresh: false, pending: Vec::new(), written: 0 }
     }
 
     /// Serves until the connection ends or needs hyper.
@@ -346,7 +338,12 @@ fn end_of_head(out: &mut Vec<u8>, core: &Core) {
 }
 
 /// Any response with a whole body, as bytes.
-async fn write_response(out: &mut Vec<u8>, response: axum::response::Response, head: bool, core: &Core) {
+async fn write_response(
+    out: &mut Vec<u8>,
+    response: axum::response::Response,
+    head: bool,
+    core: &Core,
+) {
     let (parts, body) = response.into_parts();
     // Pages are made whole; there is nothing to wait for.
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -383,10 +380,8 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     else {
         return Parsed::Other;
     };
-    let Some(rest) = path
-        .as_bytes()
-        .strip_prefix(core.base_path())
-        .and_then(|rest| rest.strip_prefix(b"/"))
+    let Some(rest) =
+        path.as_bytes().strip_prefix(core.base_path()).and_then(|rest| rest.strip_prefix(b"/"))
     else {
         return Parsed::Other;
     };
@@ -410,7 +405,7 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
         code,
         query,
         domain: core.shared.domains.of_host(facts.host),
-        address: visitor(&core.shared.options.proxies, peer, pairs),
+        address: visitor(&core.shared.options.proxies, peer, &pairs),
         facts,
     };
     Parsed::Plain(ask, len)

@@ -51,8 +51,7 @@ impl ConnectionLimits {
         }
         let holder = (!trusted).then(|| holder(address));
         if let Some(holder) = holder {
-            let mut counts =
-                self.shard(holder).lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counts = self.shard(holder).lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(holder).or_insert(0);
             if *count >= self.max_per_address {
                 drop(counts);
@@ -136,7 +135,8 @@ mod tests {
         assert!(limits.admit(ip("2001:db8:0:1::2"), false).is_ok());
         let _mapped = limits.admit(ip("::ffff:192.0.2.1"), false).ok().unwrap();
         assert_eq!(limits.admit(ip("192.0.2.1"), false).err(), Some(Refused::Address));
-        let proxies: Vec<_> = (0..50).filter_map(|_| limits.admit(ip("10.0.0.1"), true).ok()).collect();
+        let proxies: Vec<_> =
+            (0..50).filter_map(|_| limits.admit(ip("10.0.0.1"), true).ok()).collect();
         assert_eq!(proxies.len(), 50);
     }
 }

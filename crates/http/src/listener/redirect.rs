@@ -12,7 +12,7 @@ use shunt_domain::bots::is_bot;
 use shunt_domain::click::ClickFlags;
 use shunt_domain::ports::Claim;
 use shunt_domain::target::Target;
-use shunt_domain::{Link, LinkKey, Outcome, RedirectStatus, Stored, StoreError};
+use shunt_domain::{Link, LinkKey, Outcome, RedirectStatus, StoreError, Stored};
 use shunt_engine::l1::{Entry, Kind, judge};
 
 use super::core::Shared;
@@ -195,8 +195,7 @@ pub fn redirect(status: RedirectStatus, location: &str) -> Response {
         return error_page(StatusCode::INTERNAL_SERVER_ERROR, Wants::Text);
     };
     let mut response = Response::new(Body::empty());
-    *response.status_mut() =
-        StatusCode::from_u16(status.code()).unwrap_or(StatusCode::FOUND);
+    *response.status_mut() = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::FOUND);
     let headers = response.headers_mut();
     headers.insert(LOCATION, value);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control(status)));

@@ -60,13 +60,13 @@ impl Server {
     /// If a thread can't be started.
     pub fn start(
         shared: Arc<Shared>,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<&Arc<rustls::ServerConfig>>,
         cores: Vec<CoreInput>,
     ) -> io::Result<Self> {
         let (orders, _) = watch::channel(Order::Serve);
         let mut threads = Vec::with_capacity(cores.len());
         for (index, input) in cores.into_iter().enumerate() {
-            let (shared, tls, orders) = (Arc::clone(&shared), tls.clone(), orders.subscribe());
+            let (shared, tls, orders) = (Arc::clone(&shared), tls.cloned(), orders.subscribe());
             let thread = std::thread::Builder::new()
                 .name(format!("shunt-core-{index}"))
                 .spawn(move || run_core(shared, tls, input, orders))?;
@@ -303,11 +303,7 @@ where
 }
 
 /// HTTP/1 on a guarded stream: the fast loop first, hyper if it asks for it.
-async fn http1_connection<IO>(
-    core: Rc<Core>,
-    guarded: Guarded<IO>,
-    peer: IpAddr,
-) -> io::Result<()>
+async fn http1_connection<IO>(core: Rc<Core>, guarded: Guarded<IO>, peer: IpAddr) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -326,15 +322,18 @@ async fn hyper_http1<IO>(core: Rc<Core>, stream: IO, service: Service) -> io::Re
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let connection = http1::Builder::new()
+    // Draining needs nothing here: the service closes with the next answer, and the guard ends
+    // connections that stay quiet. (hyper's own graceful shutdown would close a connection whose
+    // next request is already in our prefix.)
+    http1::Builder::new()
         // Deadlines are the guard's.
         .header_read_timeout(None)
         .max_buf_size(core.shared.options.max_head.max(8 * 1024))
         .half_close(false)
         .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    drive(&core, connection.as_mut(), |c| c.graceful_shutdown()).await
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .map_err(io::Error::other)
 }
 
 async fn http2_connection<IO>(core: Rc<Core>, stream: IO, service: Service) -> io::Result<()>
@@ -350,30 +349,17 @@ where
         .max_send_buf_size(256 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    drive(&core, connection.as_mut(), |c| c.graceful_shutdown()).await
-}
-
-/// Polls a connection to its end; once the process drains, asks it to finish.
-async fn drive<C>(
-    core: &Rc<Core>,
-    mut connection: std::pin::Pin<&mut C>,
-    finish: impl Fn(std::pin::Pin<&mut C>),
-) -> io::Result<()>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
-    loop {
-        let draining = core.drain_began.notified();
-        if core.draining() {
-            finish(connection.as_mut());
-            return connection.await.map_err(io::Error::other);
-        }
+    let draining = core.drain_began.notified();
+    if !core.draining() {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended.map_err(io::Error::other),
             () = draining => {}
         }
     }
+    // GOAWAY: streams that were begun are finished.
+    connection.as_mut().graceful_shutdown();
+    connection.await.map_err(io::Error::other)
 }
 
 /// Spawns HTTP/2 streams on the core's own thread.

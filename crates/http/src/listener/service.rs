@@ -88,11 +88,8 @@ impl Service {
             Wanted::Link(code) if looks => self.look(request, code, head, began).await,
             Wanted::Preview(code) if looks => {
                 let key = self.key(&request, code);
-                let page = crate::web::preview::preview(
-                    &self.core.shared.app,
-                    &key,
-                    request.headers(),
-                );
+                let page =
+                    crate::web::preview::preview(&self.core.shared.app, &key, request.headers());
                 self.page(page.await)
             }
             Wanted::Qr(code) if looks => {
@@ -103,10 +100,8 @@ impl Service {
                 self.page(page.await)
             }
             Wanted::Link(_) | Wanted::Preview(_) | Wanted::Qr(_) => {
-                let mut response = error_page(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    wants(accept(request.headers())),
-                );
+                let mut response =
+                    error_page(StatusCode::METHOD_NOT_ALLOWED, wants(accept(request.headers())));
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 self.page(response)
             }
@@ -209,7 +204,7 @@ impl Service {
 
     fn address(&self, headers: &HeaderMap) -> std::net::IpAddr {
         let pairs: Vec<_> = pairs(headers).collect();
-        visitor(&self.core.shared.options.proxies, self.client.peer, pairs.iter().copied())
+        visitor(&self.core.shared.options.proxies, self.client.peer, &pairs.iter().copied())
     }
 
     async fn route(&self, request: Request<Incoming>, began: Instant) -> Response {
@@ -217,7 +212,8 @@ impl Service {
         let path = request.uri().path();
         let api = path.starts_with("/api/") || path.contains("/api/");
         // Streams take as long as they move; the body's pace is watched all the same.
-        let stream = path.ends_with(":batch") || path.ends_with(":import") || path.ends_with(":export");
+        let stream =
+            path.ends_with(":batch") || path.ends_with(":import") || path.ends_with(":export");
         let client = Client {
             address: self.address(request.headers()),
             forwarded: Facts::of(pairs(request.headers())).forwarded,
@@ -319,7 +315,6 @@ fn decode(segment: &str) -> Option<String> {
     }
     Some(decoded)
 }
-
 
 #[cfg(test)]
 mod tests {

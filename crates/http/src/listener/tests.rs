@@ -145,10 +145,7 @@ fn essence(answer: &str) -> Vec<String> {
 }
 
 fn statuses(answers: &str) -> Vec<&str> {
-    answers
-        .match_indices("HTTP/1.1 ")
-        .filter_map(|(at, _)| answers.get(at + 9..at + 12))
-        .collect()
+    answers.match_indices("HTTP/1.1 ").filter_map(|(at, _)| answers.get(at + 9..at + 12)).collect()
 }
 
 #[tokio::test]

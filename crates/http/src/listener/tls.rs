@@ -122,8 +122,8 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(wrong(&files.certificate, "there is no certificate in it".into()));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| pem_error(&files.key, error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem_error(&files.key, error))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Pair)
 }
 

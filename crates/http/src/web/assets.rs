@@ -36,12 +36,7 @@ impl Asset {
     fn new(stem: &str, extension: &str, mime: &'static str, bytes: &'static [u8]) -> Self {
         let hash = fingerprint(bytes);
         let etag = etag(&hash);
-        Self {
-            file: format!("{stem}.{hash}.{extension}"),
-            mime,
-            bytes,
-            etag,
-        }
+        Self { file: format!("{stem}.{hash}.{extension}"), mime, bytes, etag }
     }
 
     /// The file, or 304 for a client that has it.
@@ -50,9 +45,7 @@ impl Asset {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             let mut response = Response::new(Body::from(Bytes::from_static(self.bytes)));
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static(self.mime));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.mime));
             response
         };
         kept(response, self.etag.clone(), cache)
@@ -73,12 +66,7 @@ pub(crate) struct Assets {
 }
 
 static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
-    css: Asset::new(
-        "shunt",
-        "css",
-        CSS,
-        include_bytes!("../../assets/shunt.css"),
-    ),
+    css: Asset::new("shunt", "css", CSS, include_bytes!("../../assets/shunt.css")),
     js: Asset::new("shunt", "js", JS, include_bytes!("../../assets/shunt.js")),
     icon: Asset::new("icon", "svg", SVG, include_bytes!("../../assets/icon.svg")),
     docs_js: Asset::new("docs", "js", JS, include_bytes!("../../assets/docs.js")),
@@ -101,27 +89,13 @@ static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
         "image/x-icon",
         include_bytes!("../../assets/favicon.ico"),
     ),
-    robots: Asset::new(
-        "robots",
-        "txt",
-        "text/plain; charset=utf-8",
-        ROBOTS.as_bytes(),
-    ),
+    robots: Asset::new("robots", "txt", "text/plain; charset=utf-8", ROBOTS.as_bytes()),
 });
 
 impl Assets {
     /// The files under `/assets/`.
     pub(crate) fn named(&self) -> [&Asset; 7] {
-        let Self {
-            css,
-            js,
-            icon,
-            docs_js,
-            docs_css,
-            viewer_js,
-            viewer_css,
-            ..
-        } = self;
+        let Self { css, js, icon, docs_js, docs_css, viewer_js, viewer_css, .. } = self;
         [css, js, icon, docs_js, docs_css, viewer_js, viewer_css]
     }
 }
@@ -179,14 +153,11 @@ pub(crate) async fn robots(headers: HeaderMap) -> Response {
 /// The first 64 bits of the SHA-256 of `bytes`, in hexadecimal.
 pub(crate) fn fingerprint(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes)
-        .iter()
-        .take(8)
-        .fold(String::new(), |mut hex, byte| {
-            // Writing to a string can't fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    Sha256::digest(bytes).iter().take(8).fold(String::new(), |mut hex, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// A strong `ETag` of hexadecimal digits.

@@ -17,8 +17,6 @@ struct DocsTemplate<'a> {
 
 /// `GET /docs`.
 pub(crate) async fn docs(State(state): State<AppState>) -> Response {
-    let template = DocsTemplate {
-        page: Page::new(&state.settings),
-    };
+    let template = DocsTemplate { page: Page::new(&state.settings) };
     page(StatusCode::OK, DOCS_CSP, render(&template))
 }

@@ -147,10 +147,7 @@ impl Wants {
             return None;
         };
         let quality = parts
-            .find_map(|part| {
-                part.strip_prefix(b"q=")
-                    .or_else(|| part.strip_prefix(b"Q="))
-            })
+            .find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")))
             .map_or(1000, thousandths);
         Some((wants, quality))
     }
@@ -158,9 +155,7 @@ impl Wants {
 
 /// A quality value in thousandths; what is no number counts as 0.
 fn thousandths(text: &[u8]) -> u16 {
-    let value = std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.trim().parse::<f32>().ok());
+    let value = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<f32>().ok());
     // Saturating by definition of `as`; NaN becomes 0.
     (value.unwrap_or(0.0).clamp(0.0, 1.0) * 1000.0) as u16
 }
@@ -218,12 +213,8 @@ fn base_headers(csp: HeaderValue) -> HeaderMap {
 impl Built {
     fn new(text: &Text) -> Self {
         let status = text.status.as_u16();
-        let template = ErrorTemplate {
-            status,
-            title: text.title,
-            detail: text.detail,
-            style: STYLE,
-        };
+        let template =
+            ErrorTemplate { status, title: text.title, detail: text.detail, style: STYLE };
         // The template can't fail: it writes to memory and has no filters of its own.
         let html = template.render().unwrap_or_else(|_| text.title.to_owned());
         // The same members as every problem of the API.
@@ -282,16 +273,8 @@ pub fn error_page(status: StatusCode, wants: Wants) -> Response {
     };
     let (body, content_type, headers) = match wants {
         Wants::Html => (&built.html, "text/html; charset=utf-8", &pages.html_headers),
-        Wants::Problem => (
-            &built.problem,
-            "application/problem+json",
-            &pages.other_headers,
-        ),
-        Wants::Text => (
-            &built.text,
-            "text/plain; charset=utf-8",
-            &pages.other_headers,
-        ),
+        Wants::Problem => (&built.problem, "application/problem+json", &pages.other_headers),
+        Wants::Text => (&built.text, "text/plain; charset=utf-8", &pages.other_headers),
     };
     let mut response = Response::new(Body::from(body.clone()));
     *response.status_mut() = status;

@@ -40,10 +40,7 @@ pub(crate) fn secure(headers: &mut HeaderMap, csp: HeaderValue) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        PERMISSIONS_POLICY_NAME,
-        HeaderValue::from_static(PERMISSIONS_POLICY),
-    );
+    headers.insert(PERMISSIONS_POLICY_NAME, HeaderValue::from_static(PERMISSIONS_POLICY));
     headers.insert(
         HeaderName::from_static("cross-origin-opener-policy"),
         HeaderValue::from_static("same-origin"),
@@ -56,10 +53,8 @@ pub(crate) fn page(status: http::StatusCode, csp: &'static str, html: String) ->
     let mut response = Response::new(axum::body::Body::from(html));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
+    headers
+        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     secure(headers, HeaderValue::from_static(csp));
     response
 }

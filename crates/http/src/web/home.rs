@@ -50,11 +50,7 @@ struct Wrong {
 
 impl Wrong {
     fn new(status: StatusCode, field: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            field,
-            message: message.into(),
-        }
+        Self { status, field, message: message.into() }
     }
 }
 
@@ -167,11 +163,7 @@ pub(crate) async fn shorten(
     let remembered = recent::read(&headers);
     let key_needed = key_needed(&state, client, &headers);
     let (status, once, codes) = match &made {
-        Ok(link) => (
-            StatusCode::OK,
-            nonce(),
-            recent::with(remembered, link.code()),
-        ),
+        Ok(link) => (StatusCode::OK, nonce(), recent::with(remembered, link.code())),
         // The same word again: if the link was made after all, the next try answers it.
         Err(wrong) => (wrong.status, form.once.clone(), remembered),
     };
@@ -222,36 +214,21 @@ async fn make(
     let once = Once::new(
         &actor,
         &form.once,
-        &[
-            b"POST",
-            b"/shorten",
-            form.long_url.as_bytes(),
-            form.code.as_bytes(),
-        ],
+        &[b"POST", b"/shorten", form.long_url.as_bytes(), form.code.as_bytes()],
     );
     let render = |link: &Link| StoredAnswer {
         status: StatusCode::OK.as_u16(),
         response: link.code().as_str().as_bytes().to_vec(),
     };
-    match state
-        .links
-        .create_once(&actor, &draft, &once, render, state.deadline())
-        .await
-    {
+    match state.links.create_once(&actor, &draft, &once, render, state.deadline()).await {
         Ok(Answer::Now(link)) => Ok(link),
         Ok(Answer::Replayed(answer)) => {
-            let code = std::str::from_utf8(&answer.response)
-                .ok()
-                .and_then(|c| Code::parse(c).ok());
+            let code = std::str::from_utf8(&answer.response).ok().and_then(|c| Code::parse(c).ok());
             let key = LinkKey::new(
                 DomainId::DEFAULT,
                 code.ok_or_else(|| wrong_of(&LinkError::NotFound))?,
             );
-            state
-                .links
-                .get(&actor, &key, state.deadline())
-                .await
-                .map_err(|error| wrong_of(&error))
+            state.links.get(&actor, &key, state.deadline()).await.map_err(|error| wrong_of(&error))
         }
         // The word is from a page that was gone back to, and the form was filled in anew.
         Err(LinkError::KeyReused) => create(state, &actor, &draft).await,
@@ -260,11 +237,7 @@ async fn make(
 }
 
 async fn create(state: &AppState, actor: &Actor, draft: &Draft) -> Result<Link, Wrong> {
-    state
-        .links
-        .create(actor, draft, state.deadline())
-        .await
-        .map_err(|error| wrong_of(&error))
+    state.links.create(actor, draft, state.deadline()).await.map_err(|error| wrong_of(&error))
 }
 
 /// Who sends the form: the bearer of the key in it (or in `Authorization`), or somebody on this
@@ -282,18 +255,12 @@ async fn actor(
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "));
-    let key = Some(form.key.trim())
-        .filter(|key| !key.is_empty())
-        .or(bearer);
+    let key = Some(form.key.trim()).filter(|key| !key.is_empty()).or(bearer);
     let Some(key) = key else {
         return if may_be_anonymous(client, headers, &state.settings) {
             Ok(Actor::Anonymous)
         } else {
-            Err(Wrong::new(
-                StatusCode::UNAUTHORIZED,
-                "key",
-                "Type in your API key.",
-            ))
+            Err(Wrong::new(StatusCode::UNAUTHORIZED, "key", "Type in your API key."))
         };
     };
     match state.auth.authenticate(key, state.deadline()).await {
@@ -377,10 +344,8 @@ fn sentence(detail: &str) -> String {
 /// The links behind `codes` that any visitor could see: in force and not limited. What can't be
 /// looked up right now is left out; the front page is there all the same.
 async fn recent_links(state: &AppState, codes: &[Code]) -> Vec<Shown> {
-    let keys: Vec<LinkKey> = codes
-        .iter()
-        .map(|code| LinkKey::new(DomainId::DEFAULT, code.clone()))
-        .collect();
+    let keys: Vec<LinkKey> =
+        codes.iter().map(|code| LinkKey::new(DomainId::DEFAULT, code.clone())).collect();
     let links = join_all(keys.iter().map(|key| visible(state, key))).await;
     links
         .into_iter()

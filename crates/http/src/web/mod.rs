@@ -23,7 +23,7 @@ mod setup;
 mod time;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use askama::Template;
 use axum::Router;
@@ -56,10 +56,8 @@ pub fn router(state: AppState) -> Router {
         .route("/favicon.ico", get(assets::favicon))
         .route("/robots.txt", get(assets::robots))
         .method_not_allowed_fallback(async |headers: HeaderMap| {
-            let mut response = error_page(
-                StatusCode::METHOD_NOT_ALLOWED,
-                Wants::from_headers(&headers),
-            );
+            let mut response =
+                error_page(StatusCode::METHOD_NOT_ALLOWED, Wants::from_headers(&headers));
             // The router knows which methods there are and adds them.
             response.headers_mut().remove(ALLOW);
             response

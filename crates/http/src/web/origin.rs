@@ -27,24 +27,15 @@ pub(crate) fn is_cross_site(headers: &HeaderMap, settings: &Settings) -> bool {
     let Some(origin) = headers.get(ORIGIN) else {
         return false;
     };
-    let Some((_, authority)) = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"))
+    let Some((_, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://"))
     else {
         // `null`, or nothing that an origin could be.
         return true;
     };
-    let host = headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let same = |own: &str| !own.is_empty() && authority.eq_ignore_ascii_case(own);
     // A proxy may pass on another `Host` than the one that people type.
-    let public = settings
-        .base_url
-        .split_once("://")
-        .map_or("", |(_, rest)| rest);
+    let public = settings.base_url.split_once("://").map_or("", |(_, rest)| rest);
     !(same(host) || same(public.split('/').next().unwrap_or_default()))
 }
 
@@ -60,10 +51,7 @@ pub(crate) fn may_be_anonymous(
     settings.anonymous_create
         || client.is_some_and(|client| client.peer.is_loopback() && !client.forwarded)
             && headers.get_all(HOST).iter().count() == 1
-            && headers
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .is_some_and(is_loopback)
+            && headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_loopback)
 }
 
 /// Whether a `Host` value names this machine by a name that no DNS answers for.
@@ -73,9 +61,7 @@ fn is_loopback(host: &str) -> bool {
         None => host.rsplit_once(':').map_or(host, |(name, _port)| name),
     };
     name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -89,12 +75,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
     }
 
@@ -109,47 +90,15 @@ mod tests {
             (&[("sec-fetch-site", "cross-site")], true),
             (&[("sec-fetch-site", "")], true),
             // Fetch Metadata wins: an origin can be equal and the site still another one.
-            (
-                &[
-                    ("sec-fetch-site", "cross-site"),
-                    ("origin", "http://a"),
-                    ("host", "a"),
-                ],
-                true,
-            ),
-            (
-                &[
-                    ("origin", "http://10.0.0.5:8080"),
-                    ("host", "10.0.0.5:8080"),
-                ],
-                false,
-            ),
-            (
-                &[
-                    ("origin", "http://10.0.0.5:8081"),
-                    ("host", "10.0.0.5:8080"),
-                ],
-                true,
-            ),
-            (
-                &[("origin", "https://GO.example"), ("host", "internal:1")],
-                false,
-            ),
-            (
-                &[
-                    ("origin", "https://go.example.evil"),
-                    ("host", "internal:1"),
-                ],
-                true,
-            ),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "http://a"), ("host", "a")], true),
+            (&[("origin", "http://10.0.0.5:8080"), ("host", "10.0.0.5:8080")], false),
+            (&[("origin", "http://10.0.0.5:8081"), ("host", "10.0.0.5:8080")], true),
+            (&[("origin", "https://GO.example"), ("host", "internal:1")], false),
+            (&[("origin", "https://go.example.evil"), ("host", "internal:1")], true),
             (&[("origin", "null"), ("host", "null")], true),
             (&[("origin", "http://"), ("host", "")], true),
         ] {
-            assert_eq!(
-                is_cross_site(&headers(pairs), &settings),
-                cross,
-                "{pairs:?}"
-            );
+            assert_eq!(is_cross_site(&headers(pairs), &settings), cross, "{pairs:?}");
         }
     }
 
@@ -161,36 +110,16 @@ mod tests {
             address: "127.0.0.1".parse().unwrap(),
             forwarded: false,
         };
-        let remote = Client {
-            peer: "192.0.2.7".parse().unwrap(),
-            ..local
-        };
-        let forwarded = Client {
-            forwarded: true,
-            ..local
-        };
+        let remote = Client { peer: "192.0.2.7".parse().unwrap(), ..local };
+        let forwarded = Client { forwarded: true, ..local };
         let mut settings = settings("http://127.0.0.1:8080");
         let ok = headers(&[("host", "127.0.0.1:8080")]);
         assert!(may_be_anonymous(Some(&local), &ok, &settings));
         for host in ["localhost", "LOCALHOST:1", "[::1]:8080", "127.9.9.9"] {
-            assert!(may_be_anonymous(
-                Some(&local),
-                &headers(&[("host", host)]),
-                &settings
-            ));
+            assert!(may_be_anonymous(Some(&local), &headers(&[("host", host)]), &settings));
         }
-        for host in [
-            "evil.example",
-            "localhost.evil.example:80",
-            "",
-            "127.0.0.1.evil:8080",
-            "0",
-        ] {
-            assert!(!may_be_anonymous(
-                Some(&local),
-                &headers(&[("host", host)]),
-                &settings
-            ));
+        for host in ["evil.example", "localhost.evil.example:80", "", "127.0.0.1.evil:8080", "0"] {
+            assert!(!may_be_anonymous(Some(&local), &headers(&[("host", host)]), &settings));
         }
         assert!(!may_be_anonymous(Some(&remote), &ok, &settings));
         assert!(!may_be_anonymous(Some(&forwarded), &ok, &settings));

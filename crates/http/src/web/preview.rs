@@ -30,24 +30,13 @@ impl<'a> Address<'a> {
         // A target has no credentials, so behind the slashes comes the host, in IPv6 a bracket
         // first. The scheme is left out of the search: it may hold the same letters.
         let start = location.find("://").map_or(location.len(), |at| at + 3);
-        let found = location
-            .get(start..)
-            .and_then(|rest| rest.find(host))
-            .map(|at| at + start);
+        let found = location.get(start..).and_then(|rest| rest.find(host)).map(|at| at + start);
         match found
             .filter(|_| !host.is_empty())
             .and_then(|at| Some((location.get(..at)?, location.get(at + host.len()..)?)))
         {
-            Some((before, after)) => Self {
-                before,
-                host,
-                after,
-            },
-            None => Self {
-                before: location,
-                host: "",
-                after: "",
-            },
+            Some((before, after)) => Self { before, host, after },
+            None => Self { before: location, host: "", after: "" },
         }
     }
 }
@@ -130,12 +119,7 @@ fn in_force(link: &Link, now: Timestamp) -> Result<(), StatusCode> {
     match judge(link, now).0 {
         Kind::Gone => Err(StatusCode::GONE),
         Kind::NotYet | Kind::Absent => Err(StatusCode::NOT_FOUND),
-        Kind::Central
-            if link
-                .data
-                .max_clicks
-                .is_some_and(|max| link.used >= max.get()) =>
-        {
+        Kind::Central if link.data.max_clicks.is_some_and(|max| link.used >= max.get()) => {
             Err(StatusCode::GONE)
         }
         Kind::Central | Kind::Redirect(_) | Kind::Warn(_) => Ok(()),

@@ -106,9 +106,7 @@ fn image(short_url: &str, format: Format, size: u32) -> Result<Response, QrError
         Format::Png => (Body::from(matrix.png(size)?), "image/png"),
     };
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(mime));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(mime));
     Ok(response)
 }
 
@@ -120,13 +118,8 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// The code of `text` that 15 % of damage leaves readable.
     pub(crate) fn new(text: &str) -> Result<Self, QrError> {
-        let code = QRBuilder::new(text)
-            .ecl(ECL::M)
-            .build()
-            .map_err(|_| QrError::TooLong)?;
-        Ok(Self {
-            code: Box::new(code),
-        })
+        let code = QRBuilder::new(text).ecl(ECL::M).build().map_err(|_| QrError::TooLong)?;
+        Ok(Self { code: Box::new(code) })
     }
 
     /// Modules per side, quiet zone included.
@@ -142,11 +135,7 @@ impl Matrix {
         };
         x < size
             && y < size
-            && self
-                .code
-                .data
-                .get(y * size + x)
-                .is_some_and(|module| module.value())
+            && self.code.data.get(y * size + x).is_some_and(|module| module.value())
     }
 
     /// An image of `pixels` width and height that scales without loss. One path, a run of dark
@@ -203,11 +192,9 @@ impl Matrix {
         let mut encoder = png::Encoder::new(&mut out, pixels, pixels);
         encoder.set_color(png::ColorType::Grayscale);
         encoder.set_depth(png::BitDepth::One);
-        let written = encoder.write_header().and_then(|mut writer| {
-            writer
-                .write_image_data(&rows)
-                .and_then(|()| writer.finish())
-        });
+        let written = encoder
+            .write_header()
+            .and_then(|mut writer| writer.write_image_data(&rows).and_then(|()| writer.finish()));
         // Only the memory could fail here; dimensions and row lengths agree by construction.
         written.map_err(|_| QrError::TooSmall)?;
         Ok(out)

@@ -22,10 +22,7 @@ const MAX_AGE: u32 = 30 * 24 * 3600;
 /// Codes of the default domain, newest first, without duplicates, at most [`MAX`].
 pub(crate) fn read(headers: &HeaderMap) -> Vec<Code> {
     let mut codes = Vec::new();
-    let cookies = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     for pair in cookies.flat_map(|cookies| cookies.split(';')) {
         let Some((name, value)) = pair.trim().split_once('=') else {
             continue;
@@ -34,11 +31,7 @@ pub(crate) fn read(headers: &HeaderMap) -> Vec<Code> {
             continue;
         }
         // A dot separates: it is no character of a code and needs no quoting in a cookie.
-        for code in value
-            .split('.')
-            .take(MAX)
-            .filter_map(|text| Code::parse(text).ok())
-        {
+        for code in value.split('.').take(MAX).filter_map(|text| Code::parse(text).ok()) {
             if codes.len() < MAX && !codes.contains(&code) {
                 codes.push(code);
             }
@@ -57,22 +50,13 @@ pub(crate) fn with(mut codes: Vec<Code>, code: &Code) -> Vec<Code> {
 
 /// The `Set-Cookie` value that remembers `codes`; none at all deletes the cookie.
 pub(crate) fn write(codes: &[Code], settings: &Settings) -> Option<HeaderValue> {
-    let value = codes
-        .iter()
-        .take(MAX)
-        .map(Code::as_str)
-        .collect::<Vec<_>>()
-        .join(".");
+    let value = codes.iter().take(MAX).map(Code::as_str).collect::<Vec<_>>().join(".");
     let age = if codes.is_empty() { 0 } else { MAX_AGE };
     let path = match settings.base_path() {
         "" => "/",
         path => path,
     };
-    let secure = if settings.base_url.starts_with("https://") {
-        "; Secure"
-    } else {
-        ""
-    };
+    let secure = if settings.base_url.starts_with("https://") { "; Secure" } else { "" };
     HeaderValue::try_from(format!(
         "{NAME}={value}; Path={path}; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"
     ))
@@ -107,15 +91,9 @@ mod tests {
 
     #[test]
     fn a_forged_cookie_is_cut_down_to_ten_well_formed_codes() {
-        let long = (0..500)
-            .map(|n| format!("x{n}"))
-            .collect::<Vec<_>>()
-            .join(".");
+        let long = (0..500).map(|n| format!("x{n}")).collect::<Vec<_>>().join(".");
         assert_eq!(read(&cookie(&format!("shunt_recent={long}"))).len(), MAX);
-        assert_eq!(
-            read(&cookie("shunt_recent=a.<script>.%00.b/c..a.d")),
-            [code("a"), code("d")]
-        );
+        assert_eq!(read(&cookie("shunt_recent=a.<script>.%00.b/c..a.d")), [code("a"), code("d")]);
         assert_eq!(read(&cookie("other=a; xshunt_recent=b; shunt_recent")), []);
         let twice = format!("shunt_recent={long}; shunt_recent={long}y");
         assert_eq!(read(&cookie(&twice)).len(), MAX);

@@ -82,11 +82,7 @@ pub(crate) async fn redeem(
         Ok(_) => return error_page(StatusCode::GONE, wants),
         Err(rejection) => return error_page(super::form_status(&rejection), wants),
     };
-    match state
-        .auth
-        .redeem_setup(&token, KEY_NAME, state.deadline())
-        .await
-    {
+    match state.auth.redeem_setup(&token, KEY_NAME, state.deadline()).await {
         Ok((_, secret)) => {
             let key = secret.reveal();
             let example = format!(

@@ -23,7 +23,7 @@ pub(super) async fn run(args: Args, client: &ApiClient) -> anyhow::Result<()> {
     let to = std::path::absolute(&args.file).context("find the backup's place")?;
     if to.exists() {
         let text = format!("{} exists already; name another file", to.display());
-        return Err(Failure::new(Code::CantCreate, text));
+        return Err(Failure::error(Code::CantCreate, text));
     }
     let mut progress = Progress::new("pages", None);
     let body = json!({ "to": to });

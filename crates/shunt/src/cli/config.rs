@@ -56,7 +56,7 @@ fn check(json: bool, flags: &CommonFlags) -> anyhow::Result<()> {
                 return output::json(&ok);
             }
             for warning in &loaded.warnings {
-                eprintln!("shunt: {warning}");
+                eprintln!("warning: {warning}");
             }
             let read = file.unwrap_or_else(|| "no settings file".to_owned());
             output::line(&format!("the settings are fine ({read})"))
@@ -82,7 +82,7 @@ fn check(json: bool, flags: &CommonFlags) -> anyhow::Result<()> {
                 }
             }
             let plural = if count == 1 { "" } else { "s" };
-            Err(Failure::new(Code::Usage, format!("{count} bad setting{plural}; see above")))
+            Err(Failure::error(Code::Usage, format!("{count} bad setting{plural}; see above")))
         }
     }
 }

@@ -109,7 +109,7 @@ fn report(args: &Args, findings: &Findings) -> anyhow::Result<()> {
     if wrong == 0 {
         return Ok(());
     }
-    Err(Failure::new(Code::Failure, format!("{wrong} checks found something wrong; see above")))
+    Err(Failure::error(Code::Failure, format!("{wrong} checks found something wrong; see above")))
 }
 
 /// Owner and permissions of the directory and what lies in it.
@@ -303,6 +303,8 @@ fn ledger(ledger: &Value, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(code: Code, message: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { code, message: message.into() })
     }
 }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn codes_survive_context() {
-        let failure = Failure::new(Code::Data, "row 3 is bad");
+        let failure = Failure::error(Code::Data, "row 3 is bad");
         let wrapped = Err::<(), _>(failure).context("import x.csv").unwrap_err();
         assert_eq!(code_of(&wrapped), Code::Data);
         assert_eq!(one_line(&wrapped), "import x.csv: row 3 is bad");

@@ -35,10 +35,10 @@ pub(super) async fn call(
             let number = |name: &str| at.get(name).and_then(Value::as_u64);
             progress.at(number("done").unwrap_or_default(), number("total"));
         } else if let Some(error) = line.get("error").and_then(Value::as_str) {
-            return Err(Failure::new(Code::Failure, error));
+            return Err(Failure::error(Code::Failure, error));
         } else if let Some(report) = line.get("report") {
             return Ok(report.clone());
         }
     }
-    Err(Failure::new(Code::Unavailable, "the server stopped before it was done; try again"))
+    Err(Failure::error(Code::Unavailable, "the server stopped before it was done; try again"))
 }

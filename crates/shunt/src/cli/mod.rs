@@ -164,7 +164,7 @@ impl Command {
 fn load(flags: &CommonFlags) -> anyhow::Result<Config> {
     let loaded = Loaded::load(flags, &Environment::of_process())?;
     for warning in &loaded.warnings {
-        eprintln!("shunt: {warning}");
+        eprintln!("warning: {warning}");
     }
     Ok(loaded.config)
 }

@@ -26,11 +26,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     if super::block_on(ApiClient::running(config))?.is_some() {
         let text = format!("a server runs on {}; stop it, then restore", config.data_dir.display());
-        return Err(Failure::new(Code::Temporary, text));
+        return Err(Failure::error(Code::Temporary, text));
     }
     if !args.file.exists() {
         let text = format!("there is no backup {}; check the path", args.file.display());
-        return Err(Failure::new(Code::NoInput, text));
+        return Err(Failure::error(Code::NoInput, text));
     }
     let mut progress = Progress::new("pages", None);
     let mut tell = |step: Step| match step {

@@ -100,13 +100,13 @@ async fn send(client: &ApiClient, body: String) -> anyhow::Result<Value> {
                 Some(500..) => Code::Unavailable,
                 _ => Code::Data,
             };
-            return Err(Failure::new(code, format!("a link could not be made: {detail}")));
+            return Err(Failure::error(code, format!("a link could not be made: {detail}")));
         }
         if let Some(summary) = line.get("summary") {
             return Ok(summary.clone());
         }
     }
-    Err(Failure::new(Code::Unavailable, "the answer has no end; try again"))
+    Err(Failure::error(Code::Unavailable, "the answer has no end; try again"))
 }
 
 /// The targets of a file, a header left out.
@@ -122,7 +122,7 @@ fn targets(args: &Args) -> anyhow::Result<Option<Vec<String>>> {
     }
     if targets.is_empty() {
         let text = format!("{} has no line with an address", path.display());
-        return Err(Failure::new(Code::Data, text));
+        return Err(Failure::error(Code::Data, text));
     }
     Ok(Some(targets))
 }
@@ -132,7 +132,7 @@ fn code(pattern: &str, number: u64) -> anyhow::Result<String> {
     let wrong = || {
         let text =
             format!("{pattern:?} is no pattern; write {{}} or {{:07}} where the number goes");
-        Failure::new(Code::Usage, text)
+        Failure::error(Code::Usage, text)
     };
     let (before, rest) = pattern.split_once('{').ok_or_else(wrong)?;
     let (width, after) = rest.split_once('}').ok_or_else(wrong)?;

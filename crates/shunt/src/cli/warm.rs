@@ -33,7 +33,7 @@ pub(super) fn run(args: Args, config: &Config) -> anyhow::Result<()> {
     super::block_on(async {
         let Some(client) = ApiClient::running(config).await? else {
             let text = "no server runs on this data directory; start `shunt serve`, then warm it";
-            return Err(Failure::new(Code::Unavailable, text));
+            return Err(Failure::error(Code::Unavailable, text));
         };
         warm(args, &client).await
     })

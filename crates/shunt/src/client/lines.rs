@@ -42,7 +42,7 @@ impl Lines {
                 return Ok((!rest.is_empty()).then_some(rest));
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(Failure::new(Code::Failure, "the server sent a line without end"));
+                return Err(Failure::error(Code::Failure, "the server sent a line without end"));
             }
             match self.body.frame().await {
                 None => self.ended = true,
@@ -53,7 +53,7 @@ impl Lines {
                 }
                 Some(Err(error)) => {
                     let text = format!("the answer broke off: {error}; try again");
-                    return Err(Failure::new(Code::Unavailable, text));
+                    return Err(Failure::error(Code::Unavailable, text));
                 }
             }
         }

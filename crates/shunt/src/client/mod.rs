@@ -136,7 +136,7 @@ impl ApiClient {
         };
         tokio::time::timeout(ANSWER, exchange).await.map_err(|_| {
             let text = format!("no answer within {ANSWER:?}; see the server's log, then try again");
-            Failure::new(Code::Unavailable, text)
+            Failure::error(Code::Unavailable, text)
         })?
     }
 
@@ -161,7 +161,7 @@ pub(crate) async fn read_json(response: Response<Body>) -> anyhow::Result<Value>
     let status = response.status();
     let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
     let bytes = body.collect().await.map_err(|error| {
-        Failure::new(Code::Unavailable, format!("the answer broke off: {error}; try again"))
+        Failure::error(Code::Unavailable, format!("the answer broke off: {error}; try again"))
     })?;
     let bytes = bytes.to_bytes();
     if status.is_success() {
@@ -191,7 +191,7 @@ pub(crate) fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
         507 => Code::Io,
         _ => Code::Failure,
     };
-    Failure::new(code, message)
+    Failure::error(code, message)
 }
 
 /// A text as part of a path or query: everything but unreserved characters percent-encoded

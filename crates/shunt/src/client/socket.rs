@@ -48,7 +48,7 @@ impl SocketClient {
         let response = sender.send_request(request).await.map_err(|error| {
             let text =
                 format!("the running server broke off: {error}; see its log, then try again");
-            Failure::new(Code::Unavailable, text)
+            Failure::error(Code::Unavailable, text)
         })?;
         Ok(response.map(Body::new))
     }
@@ -67,7 +67,7 @@ fn unreachable(path: &Path, error: &std::io::Error) -> anyhow::Error {
         "see the server's log, then try again"
     };
     let text = format!("can't reach the running server at {}: {error}; {remedy}", path.display());
-    Failure::new(Code::Unavailable, text)
+    Failure::error(Code::Unavailable, text)
 }
 
 #[cfg(test)]

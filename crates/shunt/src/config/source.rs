@@ -43,7 +43,9 @@ impl Environment {
     /// Variables that begin like ours and are none: probably mistyped.
     pub(super) fn unknown(&self) -> Vec<String> {
         let known = |name: &str| {
+            // `./test` has switches of its own, which reach the servers it starts.
             name == "SHUNT_CONFIG"
+                || name.starts_with("SHUNT_TEST_")
                 || SETTINGS.iter().any(|setting| {
                     setting.env == name
                         || (setting.secret && name.strip_suffix("_FILE") == Some(setting.env))

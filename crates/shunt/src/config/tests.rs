@@ -46,7 +46,7 @@ fn nothing_configured_works() {
     let config = &loaded.config;
     assert_eq!(config.data_dir, PathBuf::from("/home/ada/.local/share/shunt"));
     assert_eq!(config.links_db(), PathBuf::from("/home/ada/.local/share/shunt/links.db"));
-    assert_eq!(config.clicks_db(), PathBuf::from("/home/ada/.local/share/shunt/clicks.db"));
+    assert_eq!(config.socket(), PathBuf::from("/home/ada/.local/share/shunt/shunt.sock"));
     assert_eq!(config.listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(config.ops_listen, Some("127.0.0.1:9100".parse().unwrap()));
     assert_eq!(config.cache.l1_bytes, 128 << 20);

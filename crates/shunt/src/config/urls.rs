@@ -36,11 +36,9 @@ impl StoreUrl {
             return Ok(Self::DataDir);
         }
         if let Some(path) = text.strip_prefix("sqlite://") {
-            if !path.starts_with('/') || path.ends_with('/') {
-                let right = "write sqlite:///absolute/path/links.db";
-                return Err(format!("this does not name a file by its whole path; {right}"));
-            }
-            return Ok(Self::Sqlite(path.into()));
+            let dir = path.strip_suffix("/links.db").filter(|dir| dir.starts_with('/'));
+            let right = "the file is called links.db; write sqlite:///absolute/path/links.db";
+            return dir.map(|dir| Self::Sqlite(dir.into())).ok_or_else(|| right.to_owned());
         }
         Err(not_here(
             text,

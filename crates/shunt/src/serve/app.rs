@@ -162,11 +162,10 @@ fn hash_key() -> anyhow::Result<(u64, u64)> {
 async fn node_id(store: &SqliteStore, deadline: Deadline) -> anyhow::Result<NodeId> {
     let mut fresh = [0; 8];
     getrandom::fill(&mut fresh).context("get random numbers from the system")?;
-    let stored = store
-        .meta_or_insert("node_id", fresh.to_vec(), deadline)
-        .await
-        .done()
-        .context("the store did not keep this node's number; look at the disk and start again")?;
+    let stored =
+        store.meta_or_insert("node_id", fresh.to_vec(), deadline).await.done().context(
+            "the store did not keep this node's number; look at the disk and start again",
+        )?;
     let bytes = <[u8; 8]>::try_from(stored.as_slice())
         .context("the store holds a damaged node number; run `shunt doctor`")?;
     Ok(NodeId(u64::from_le_bytes(bytes)))

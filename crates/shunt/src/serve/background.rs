@@ -46,7 +46,9 @@ fn reload_certificates(started: &Started) {
     match certificates.reload_if_changed() {
         Ok(true) => tracing::info!("new TLS certificate in use"),
         Ok(false) => {}
-        Err(error) => tracing::error!(%error, "the new TLS certificate can't be used; the old one stays"),
+        Err(error) => {
+            tracing::error!(%error, "the new TLS certificate can't be used; the old one stays")
+        }
     }
 }
 

@@ -74,7 +74,9 @@ impl Predecessor {
         let mut byte = [0];
         match self.stream.read(&mut byte) {
             Ok(0) => Ok(()),
-            Ok(_) => bail!("the running server said something unexpected; are both versions shunt?"),
+            Ok(_) => {
+                bail!("the running server said something unexpected; are both versions shunt?")
+            }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
             Err(_) => bail!(
                 "the running server did not finish within {} s; stop it and start again",
@@ -226,7 +228,9 @@ pub(super) fn spawn_successor(config: &Config) {
             data_dir = %config.data_dir.display(),
             "started a successor"
         ),
-        Err(error) => tracing::error!(%error, program = %program.display(), "can't start a successor"),
+        Err(error) => {
+            tracing::error!(%error, program = %program.display(), "can't start a successor")
+        }
     }
 }
 

@@ -48,8 +48,11 @@ pub fn run(config: &Config, takeover: bool) -> anyhow::Result<()> {
     logging::start(&config.log)?;
     let runtime = api_runtime(config)?;
     let certificates = certificates(config)?;
-    let predecessor =
-        if takeover { handover::ask(config).context("take over from the running server")? } else { None };
+    let predecessor = if takeover {
+        handover::ask(config).context("take over from the running server")?
+    } else {
+        None
+    };
     let (sockets, predecessor) = sockets::collect(config, predecessor)?;
     let base_url = config.base_url(sockets.main_address()?);
 
@@ -57,7 +60,8 @@ pub fn run(config: &Config, takeover: bool) -> anyhow::Result<()> {
     if let Some(predecessor) = predecessor {
         predecessor.wait_until_gone(config.timeouts.shutdown + CLICKS_PATIENCE + LOCK_WAIT)?;
     }
-    let built = runtime.block_on(build_app(config, &base_url, OpenMode::Serve { wait: LOCK_WAIT }))?;
+    let built =
+        runtime.block_on(build_app(config, &base_url, OpenMode::Serve { wait: LOCK_WAIT }))?;
     let started = start(config, &runtime, &built, sockets, certificates)?;
     // Stdout may be closed; that is no reason not to serve.
     let setup = runtime.block_on(built.setup_link());
@@ -139,7 +143,8 @@ fn start(
         let ops = Ops { metrics, probe, draining: Arc::clone(&draining) };
         spawn_ops(runtime, socket, ops, ops_stopped)?;
     }
-    let server = Server::start(Arc::clone(&shared), tls, inputs).context("start the cores")?;
+    let server =
+        Server::start(Arc::clone(&shared), tls.as_ref(), inputs).context("start the cores")?;
     Ok(Started {
         server,
         pipeline,

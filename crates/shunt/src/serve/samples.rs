@@ -57,17 +57,46 @@ fn store_samples(store: &SqliteStore) -> Vec<Sample> {
     let (writer, reader) = (store.writer_stats(), store.reader_stats());
     let files = store.file_sizes();
     let mut samples = vec![
-        Sample::counter("shunt_store_commits", "Groups committed, each with an fsync", get(&writer.commits)),
-        Sample::counter("shunt_store_writes_acknowledged", "Writes acknowledged as durable", get(&writer.acknowledged)),
+        Sample::counter(
+            "shunt_store_commits",
+            "Groups committed, each with an fsync",
+            get(&writer.commits),
+        ),
+        Sample::counter(
+            "shunt_store_writes_acknowledged",
+            "Writes acknowledged as durable",
+            get(&writer.acknowledged),
+        ),
         Sample::counter("shunt_store_writes_refused", "Writes refused", get(&writer.refused)),
-        Sample::counter("shunt_store_writes_unknown", "Writes with an unknown outcome", get(&writer.unknown)),
-        Sample::gauge("shunt_store_writes_queued", "Writes waiting for a group", get(&writer.queued) as f64),
-        Sample::counter("shunt_store_checkpoints", "Checkpoints of the log", get(&writer.checkpoints)),
-        Sample::counter("shunt_store_reopened", "Connections reopened after a failed commit", get(&writer.reopened)),
+        Sample::counter(
+            "shunt_store_writes_unknown",
+            "Writes with an unknown outcome",
+            get(&writer.unknown),
+        ),
+        Sample::gauge(
+            "shunt_store_writes_queued",
+            "Writes waiting for a group",
+            get(&writer.queued) as f64,
+        ),
+        Sample::counter(
+            "shunt_store_checkpoints",
+            "Checkpoints of the log",
+            get(&writer.checkpoints),
+        ),
+        Sample::counter(
+            "shunt_store_reopened",
+            "Connections reopened after a failed commit",
+            get(&writer.reopened),
+        ),
         Sample::counter("shunt_store_reads", "Reads done", get(&reader.done)),
-        Sample::counter("shunt_store_reads_expired", "Reads whose deadline passed in the queue", get(&reader.expired)),
+        Sample::counter(
+            "shunt_store_reads_expired",
+            "Reads whose deadline passed in the queue",
+            get(&reader.expired),
+        ),
         Sample::gauge("shunt_store_reads_queued", "Reads waiting", get(&reader.queued) as f64),
-        Sample::gauge("shunt_store_bytes", "Bytes on disk", files.database as f64).with("file", "database"),
+        Sample::gauge("shunt_store_bytes", "Bytes on disk", files.database as f64)
+            .with("file", "database"),
         Sample::gauge("shunt_store_bytes", "Bytes on disk", files.log as f64).with("file", "log"),
     ];
     quantiles(&mut samples, "point", &reader.point_micros);
@@ -96,26 +125,63 @@ fn quantiles(samples: &mut Vec<Sample>, operation: &'static str, histogram: &Log
 
 fn click_samples(stats: &PipelineStats) -> Vec<Sample> {
     let lost = |cause, value| {
-        Sample::counter("shunt_clicks_lost", "Click events lost, by cause", value).with("cause", cause)
+        Sample::counter("shunt_clicks_lost", "Click events lost, by cause", value)
+            .with("cause", cause)
     };
     vec![
-        Sample::counter("shunt_clicks_numbered", "Click events numbered by the redirect path", stats.numbered),
-        Sample::counter("shunt_clicks_spooled", "Click events made durable in the spool", stats.spooled),
+        Sample::counter(
+            "shunt_clicks_numbered",
+            "Click events numbered by the redirect path",
+            stats.numbered,
+        ),
+        Sample::counter(
+            "shunt_clicks_spooled",
+            "Click events made durable in the spool",
+            stats.spooled,
+        ),
         Sample::counter("shunt_clicks_counted", "Click events folded into roll-ups", stats.counted),
-        Sample::counter("shunt_clicks_recovered", "Click events of earlier boots taken from their rings", stats.recovered),
+        Sample::counter(
+            "shunt_clicks_recovered",
+            "Click events of earlier boots taken from their rings",
+            stats.recovered,
+        ),
         lost("ring_full", stats.lost_ring_full),
         lost("spool_full", stats.lost_spool_full),
         lost("disk_error", stats.lost_disk_error),
         lost("crash", stats.lost_crash),
         lost("undecodable", stats.undecodable),
-        Sample::gauge("shunt_click_ring_bytes", "Bytes waiting on all rings", stats.ring_bytes as f64),
-        Sample::gauge("shunt_click_ring_capacity_bytes", "Bytes all rings can hold", stats.ring_capacity as f64),
-        Sample::gauge("shunt_click_spool_bytes", "Bytes of the spool on disk", stats.spool_bytes as f64),
-        Sample::gauge("shunt_click_spool_limit_bytes", "The bound of the spool", stats.spool_limit as f64),
+        Sample::gauge(
+            "shunt_click_ring_bytes",
+            "Bytes waiting on all rings",
+            stats.ring_bytes as f64,
+        ),
+        Sample::gauge(
+            "shunt_click_ring_capacity_bytes",
+            "Bytes all rings can hold",
+            stats.ring_capacity as f64,
+        ),
+        Sample::gauge(
+            "shunt_click_spool_bytes",
+            "Bytes of the spool on disk",
+            stats.spool_bytes as f64,
+        ),
+        Sample::gauge(
+            "shunt_click_spool_limit_bytes",
+            "The bound of the spool",
+            stats.spool_limit as f64,
+        ),
         Sample::counter("shunt_click_spool_frames", "Frames made durable", stats.frames),
         Sample::counter("shunt_click_spool_fsyncs", "Calls of fsync on the spool", stats.fsyncs),
-        Sample::counter("shunt_click_spool_errors", "Writes and fsyncs of the spool that failed", stats.disk_errors),
-        Sample::gauge("shunt_click_worker_lag_seconds", "How far roll-ups are behind the spool", stats.worker_lag.as_secs_f64()),
+        Sample::counter(
+            "shunt_click_spool_errors",
+            "Writes and fsyncs of the spool that failed",
+            stats.disk_errors,
+        ),
+        Sample::gauge(
+            "shunt_click_worker_lag_seconds",
+            "How far roll-ups are behind the spool",
+            stats.worker_lag.as_secs_f64(),
+        ),
         Sample::counter("shunt_click_worker_batches", "Batches of roll-ups stored", stats.batches),
     ]
 }
@@ -137,15 +203,25 @@ pub(super) fn probe(built: &Built, pipeline: &Arc<Pipeline>, config: &Config) ->
             }
             let error = stats.worker_error.clone().unwrap_or_default();
             match stats.worker_state {
-                WorkerState::StoreError => say("worker", format!("roll-ups can't be stored, clicks wait in the spool: {error}")),
-                WorkerState::ReadError => say("worker", format!("the spool can't be read: {error}")),
+                WorkerState::StoreError => say(
+                    "worker",
+                    format!("roll-ups can't be stored, clicks wait in the spool: {error}"),
+                ),
+                WorkerState::ReadError => {
+                    say("worker", format!("the spool can't be read: {error}"))
+                }
                 WorkerState::Paused if worker_wanted => say("worker", "paused".into()),
                 _ => {}
             }
         }
         let reopened = get(&store.writer_stats().reopened);
         if reopened > 0 {
-            say("store", format!("{reopened} commits failed with an I/O error since the start; look at the disk and run `shunt doctor`"));
+            say(
+                "store",
+                format!(
+                    "{reopened} commits failed with an I/O error since the start; look at the disk and run `shunt doctor`"
+                ),
+            );
         }
         degraded
     })

@@ -149,7 +149,8 @@ pub(super) fn bind_local(path: &Path) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("replace the old socket {}", path.display()));
+            return Err(error)
+                .with_context(|| format!("replace the old socket {}", path.display()));
         }
         _ => {}
     }

@@ -128,7 +128,8 @@ fn every_fact_is_in_its_macro() {
     for line in files.iter().flat_map(|file| file.lines()) {
         let Some(rest) = line.strip_prefix("pub async fn ") else { continue };
         let name = rest.split('<').next().unwrap();
-        assert!(macros.contains(&format!("            {name},\n")), "{name} is not run");
+        let words = |c: char| !(c.is_alphanumeric() || c == '_');
+        assert!(macros.split(words).any(|word| word == name), "{name} is not run");
         facts += 1;
     }
     assert!(facts > 60, "only {facts} facts were found");

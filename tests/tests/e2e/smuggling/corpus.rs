@@ -26,11 +26,7 @@ const HIDDEN: &str = "GET /canary HTTP/1.1\r\nHost: x\r\n\r\n";
 pub(super) fn corpus(path: &str) -> Vec<Vector> {
     let mut vectors = Vec::new();
     let mut add = |name: &str, verdict: Verdict, text: String| {
-        vectors.push(Vector {
-            name: name.to_owned(),
-            bytes: text.into_bytes(),
-            verdict,
-        });
+        vectors.push(Vector { name: name.to_owned(), bytes: text.into_bytes(), verdict });
     };
     let len = HIDDEN.len();
     let get = |headers: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
@@ -43,59 +39,28 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
     add(
         "CL and TE",
         Refused,
-        post(
-            &format!(
-                "Content-Length: {}\r\nTransfer-Encoding: chunked\r\n",
-                5 + len
-            ),
-            &chunked,
-        ),
+        post(&format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", 5 + len), &chunked),
     );
     add(
         "TE and CL",
         Refused,
-        post(
-            &format!(
-                "Transfer-Encoding: chunked\r\nContent-Length: {}\r\n",
-                5 + len
-            ),
-            &chunked,
-        ),
+        post(&format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", 5 + len), &chunked),
     );
     add(
         "CL and CL, different",
         Refused,
-        post(
-            &format!("Content-Length: 0\r\nContent-Length: {len}\r\n"),
-            HIDDEN,
-        ),
+        post(&format!("Content-Length: 0\r\nContent-Length: {len}\r\n"), HIDDEN),
     );
-    add(
-        "CL list, different",
-        Refused,
-        post(&format!("Content-Length: 0, {len}\r\n"), HIDDEN),
-    );
+    add("CL list, different", Refused, post(&format!("Content-Length: 0, {len}\r\n"), HIDDEN));
     add(
         "GET with CL and TE",
         Refused,
-        get(&format!(
-            "Content-Length: {len}\r\nTransfer-Encoding: chunked\r\n"
-        )) + &chunked,
+        get(&format!("Content-Length: {len}\r\nTransfer-Encoding: chunked\r\n")) + &chunked,
     );
     // A length that is none.
-    for value in [
-        "+5",
-        "-1",
-        "0x5",
-        "5 5",
-        "5,",
-        "",
-        "٥",
-        "1e1",
-        "99999999999999999999999",
-        "\u{b}5",
-        "5;",
-    ] {
+    for value in
+        ["+5", "-1", "0x5", "5 5", "5,", "", "٥", "1e1", "99999999999999999999999", "\u{b}5", "5;"]
+    {
         add(
             &format!("CL {value:?}"),
             Refused,
@@ -123,13 +88,7 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
             post(&format!("Transfer-Encoding: {value}\r\n"), &chunked),
         );
     }
-    for value in [
-        "gzip, chunked",
-        "CHUNKED",
-        " chunked",
-        "chunked\t",
-        "\tchunked",
-    ] {
+    for value in ["gzip, chunked", "CHUNKED", " chunked", "chunked\t", "\tchunked"] {
         add(
             &format!("TE {value:?}"),
             Either,
@@ -139,18 +98,12 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
     add(
         "two TE",
         Refused,
-        post(
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
-            &chunked,
-        ),
+        post("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", &chunked),
     );
     add(
         "two TE, hidden first",
         Refused,
-        post(
-            "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
-            &chunked,
-        ),
+        post("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n", &chunked),
     );
     add(
         "TE in HTTP/1.0",
@@ -172,24 +125,12 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
         "Content-Length(",
         "[x]",
     ] {
-        add(
-            &format!("name {name:?}"),
-            Refused,
-            post(&format!("{name}: chunked\r\n"), HIDDEN),
-        );
+        add(&format!("name {name:?}"), Refused, post(&format!("{name}: chunked\r\n"), HIDDEN));
     }
     add("no colon", Refused, get("Content-Length\r\n"));
     add("obs-fold", Either, get("X: a\r\n b\r\n"));
-    add(
-        "obs-fold on TE",
-        Refused,
-        post("Transfer-Encoding:\r\n chunked\r\n", &chunked),
-    );
-    add(
-        "obs-fold, first line",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\n Host: x\r\n\r\n"),
-    );
+    add("obs-fold on TE", Refused, post("Transfer-Encoding:\r\n chunked\r\n", &chunked));
+    add("obs-fold, first line", Refused, format!("GET {path} HTTP/1.1\r\n Host: x\r\n\r\n"));
     // Values with control characters: those that end lines elsewhere, and others.
     for (name, value, verdict) in [
         ("NUL", "a\0b", Refused),
@@ -197,38 +138,14 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
         ("DEL", "a\u{7f}b", Either),
         ("BEL", "a\u{7}b", Either),
     ] {
-        add(
-            &format!("{name} in a value"),
-            verdict,
-            get(&format!("X: {value}\r\n")),
-        );
+        add(&format!("{name} in a value"), verdict, get(&format!("X: {value}\r\n")));
     }
     // Line ends.
-    add(
-        "bare LF everywhere",
-        Either,
-        format!("GET {path} HTTP/1.1\nHost: x\n\n"),
-    );
-    add(
-        "bare LF in the head",
-        Either,
-        format!("GET {path} HTTP/1.1\r\nHost: x\nX: y\r\n\r\n"),
-    );
-    add(
-        "bare LF at the end",
-        Either,
-        format!("GET {path} HTTP/1.1\r\nHost: x\r\n\n"),
-    );
-    add(
-        "bare CR as line end",
-        Refused,
-        format!("GET {path} HTTP/1.1\rHost: x\r\r"),
-    );
-    add(
-        "CR CR LF",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\r\nHost: x\r\n\r\n"),
-    );
+    add("bare LF everywhere", Either, format!("GET {path} HTTP/1.1\nHost: x\n\n"));
+    add("bare LF in the head", Either, format!("GET {path} HTTP/1.1\r\nHost: x\nX: y\r\n\r\n"));
+    add("bare LF at the end", Either, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\n"));
+    add("bare CR as line end", Refused, format!("GET {path} HTTP/1.1\rHost: x\r\r"));
+    add("CR CR LF", Refused, format!("GET {path} HTTP/1.1\r\r\nHost: x\r\n\r\n"));
     // Before the first line.
     add("one empty line first", Either, format!("\r\n{}", get("")));
     add("blank first", Refused, format!(" {}", get("")));
@@ -252,52 +169,20 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
         ("method with a bracket", format!("G(T {path} HTTP/1.1")),
         ("no method", format!(" {path} HTTP/1.1")),
         ("CONNECT", "CONNECT x:80 HTTP/1.1".to_owned()),
-        (
-            "authority of another scheme",
-            "GET ftp://x/hot HTTP/1.1".to_owned(),
-        ),
+        ("authority of another scheme", "GET ftp://x/hot HTTP/1.1".to_owned()),
     ] {
         // What the standard lets a server be lenient about, as long as it is one request.
-        let lenient = [
-            "two blanks",
-            "tab for a blank",
-            "HTTP/1.2",
-            "authority of another scheme",
-        ];
-        let verdict = if lenient.contains(&name) {
-            Either
-        } else {
-            Refused
-        };
+        let lenient = ["two blanks", "tab for a blank", "HTTP/1.2", "authority of another scheme"];
+        let verdict = if lenient.contains(&name) { Either } else { Refused };
         add(name, verdict, format!("{line}\r\nHost: x\r\n\r\n"));
     }
     // Which host?
     add("no Host", Refused, format!("GET {path} HTTP/1.1\r\n\r\n"));
-    add(
-        "two Hosts",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"),
-    );
-    add(
-        "Host with a path",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\nHost: x/y\r\n\r\n"),
-    );
-    add(
-        "Host with userinfo",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\nHost: a@x\r\n\r\n"),
-    );
-    add(
-        "Host with a blank",
-        Refused,
-        format!("GET {path} HTTP/1.1\r\nHost: x y\r\n\r\n"),
-    );
-    add(
-        "absolute form",
-        Either,
-        format!("GET http://x{path} HTTP/1.1\r\nHost: x\r\n\r\n"),
-    );
+    add("two Hosts", Refused, format!("GET {path} HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"));
+    add("Host with a path", Refused, format!("GET {path} HTTP/1.1\r\nHost: x/y\r\n\r\n"));
+    add("Host with userinfo", Refused, format!("GET {path} HTTP/1.1\r\nHost: a@x\r\n\r\n"));
+    add("Host with a blank", Refused, format!("GET {path} HTTP/1.1\r\nHost: x y\r\n\r\n"));
+    add("absolute form", Either, format!("GET http://x{path} HTTP/1.1\r\nHost: x\r\n\r\n"));
     add(
         "absolute form, other Host",
         Either,
@@ -311,10 +196,7 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
         ("empty chunk size", "\r\n\r\n"),
         ("chunk size, letters", "g\r\n\r\n"),
         ("chunk size, blank first", " 0\r\n\r\n"),
-        (
-            "chunk size, overflow",
-            "10000000000000000\r\nx\r\n0\r\n\r\n",
-        ),
+        ("chunk size, overflow", "10000000000000000\r\nx\r\n0\r\n\r\n"),
         ("chunk size, negative", "-1\r\n\r\n"),
         ("chunk longer than said", "1\r\nxx\r\n0\r\n\r\n"),
         ("bare LF after a chunk size", "1\nx\r\n0\r\n\r\n"),
@@ -334,11 +216,7 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
         add(name, Either, chunk(body));
     }
     // Honest requests that a careless parser would split.
-    add(
-        "GET with a body",
-        Either,
-        get(&format!("Content-Length: {len}\r\n")) + HIDDEN,
-    );
+    add("GET with a body", Either, get(&format!("Content-Length: {len}\r\n")) + HIDDEN);
     add(
         "GET with a chunked body",
         Either,
@@ -357,10 +235,7 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
     add(
         "the same CL twice",
         Either,
-        post(
-            &format!("Content-Length: {len}\r\nContent-Length: {len}\r\n"),
-            HIDDEN,
-        ),
+        post(&format!("Content-Length: {len}\r\nContent-Length: {len}\r\n"), HIDDEN),
     );
     add(
         "Upgrade: h2c",
@@ -369,31 +244,17 @@ pub(super) fn corpus(path: &str) -> Vec<Vector> {
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
         ),
     );
-    add(
-        "Upgrade: websocket",
-        Either,
-        get("Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-    );
-    add(
-        "Content_Length",
-        Either,
-        get("Content_Length: 5\r\nTransfer_Encoding: chunked\r\n"),
-    );
+    add("Upgrade: websocket", Either, get("Connection: Upgrade\r\nUpgrade: websocket\r\n"));
+    add("Content_Length", Either, get("Content_Length: 5\r\nTransfer_Encoding: chunked\r\n"));
     add(
         "Connection names a length",
         Either,
-        post(
-            &format!("Connection: Content-Length\r\nContent-Length: {len}\r\n"),
-            HIDDEN,
-        ),
+        post(&format!("Connection: Content-Length\r\nContent-Length: {len}\r\n"), HIDDEN),
     );
     add(
         "Expect",
         Either,
-        post(
-            &format!("Expect: 100-continue\r\nContent-Length: {len}\r\n"),
-            HIDDEN,
-        ),
+        post(&format!("Expect: 100-continue\r\nContent-Length: {len}\r\n"), HIDDEN),
     );
     add("Expect something else", Either, get("Expect: 200-ok\r\n"));
     add("plain GET", One, get(""));

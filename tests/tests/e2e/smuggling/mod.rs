@@ -34,21 +34,12 @@ fn judge(vector: &Vector, answers: &[Response], closed: bool, text: &str) -> Opt
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     let told = |why: &str| {
         let start: String = text.chars().take(300).collect();
-        Some(format!(
-            "{}: {why} (answers {statuses:?}, closed {closed}): {start:?}",
-            vector.name
-        ))
+        Some(format!("{}: {why} (answers {statuses:?}, closed {closed}): {start:?}", vector.name))
     };
-    if answers
-        .iter()
-        .any(|answer| answer.location().contains("canary"))
-    {
+    if answers.iter().any(|answer| answer.location().contains("canary")) {
         return told("the hidden request was answered");
     }
-    let finals: Vec<&Response> = answers
-        .iter()
-        .filter(|answer| answer.status >= 200)
-        .collect();
+    let finals: Vec<&Response> = answers.iter().filter(|answer| answer.status >= 200).collect();
     let is_next = |answer: &Response| answer.location() == "https://example.com/next";
     let refused =
         |answer: &Response| matches!(answer.status, 400..=499 | 501 | 505) && !is_next(answer);
@@ -95,12 +86,7 @@ fn run(path: &str) {
     for line in &wrong {
         let _ = writeln!(report, "{line}");
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {} for {path}:\n{report}",
-        wrong.len(),
-        vectors.len()
-    );
+    assert!(wrong.is_empty(), "{} of {} for {path}:\n{report}", wrong.len(), vectors.len());
     // And the server is none the worse.
     kit::leads(&shunt, "canary", "https://example.com/canary");
 }
@@ -129,10 +115,7 @@ fn the_health_check_hides_no_second_request() {
 fn the_operations_listener_hides_no_second_request() {
     let shunt = prepared();
     let mut wrong = Vec::new();
-    for vector in corpus("/healthz")
-        .iter()
-        .filter(|vector| vector.verdict == Refused)
-    {
+    for vector in corpus("/healthz").iter().filter(|vector| vector.verdict == Refused) {
         let (answers, closed, text) = answers(&shunt.ops_address(), vector);
         wrong.extend(judge(vector, &answers, closed, &text));
     }
@@ -144,11 +127,7 @@ fn the_operations_listener_hides_no_second_request() {
 fn vectors_in_single_bytes_get_the_same_verdict() {
     let shunt = prepared();
     let mut wrong = Vec::new();
-    for vector in corpus("/hot")
-        .iter()
-        .step_by(7)
-        .filter(|v| !v.name.starts_with("HEAD"))
-    {
+    for vector in corpus("/hot").iter().step_by(7).filter(|v| !v.name.starts_with("HEAD")) {
         let mut connection = shunt.connect().unwrap();
         let next = b"GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         for byte in vector.bytes.iter().chain(next) {
@@ -158,12 +137,7 @@ fn vectors_in_single_bytes_get_the_same_verdict() {
         }
         let (said, closed) = connection.drain(1 << 20);
         let answers = split_answers(&said).unwrap_or_default();
-        wrong.extend(judge(
-            vector,
-            &answers,
-            closed,
-            &String::from_utf8_lossy(&said),
-        ));
+        wrong.extend(judge(vector, &answers, closed, &String::from_utf8_lossy(&said)));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -173,11 +147,7 @@ fn vectors_in_single_bytes_get_the_same_verdict() {
 fn nothing_is_left_over_for_the_next_visitor_behind_nginx() {
     let shunt = prepared();
     for code in 0..8 {
-        kit::link(
-            &shunt,
-            &format!("own{code}"),
-            &format!("https://example.com/own{code}"),
-        );
+        kit::link(&shunt, &format!("own{code}"), &format!("https://example.com/own{code}"));
     }
     let nginx = Nginx::proxy(shunt.socket()).unwrap();
     let mut wrong = Vec::new();
@@ -186,10 +156,7 @@ fn nothing_is_left_over_for_the_next_visitor_behind_nginx() {
         for vector in corpus(path) {
             let (_, _, text) = answers(&nginx.address(), &vector);
             if text.contains("/canary") && !vector.name.starts_with("HEAD") {
-                wrong.push(format!(
-                    "{path} {}: the hidden request was answered",
-                    vector.name
-                ));
+                wrong.push(format!("{path} {}: the hidden request was answered", vector.name));
             }
             passed_on += usize::from(!text.contains("nginx/") && !text.is_empty());
             for visitor in 0..8 {
@@ -213,26 +180,15 @@ fn nothing_is_left_over_for_the_next_visitor_behind_nginx() {
 fn the_judge_finds_a_smuggled_request() {
     let answer = |status: u16, location: &str| Response {
         status,
-        headers: vec![(
-            "location".to_owned(),
-            format!("https://example.com/{location}"),
-        )],
+        headers: vec![("location".to_owned(), format!("https://example.com/{location}"))],
         body: Vec::new(),
     };
     let found = |verdict, answers: &[&Response], closed| {
         let answers: Vec<Response> = answers.iter().copied().cloned().collect();
-        let vector = Vector {
-            name: String::new(),
-            bytes: Vec::new(),
-            verdict,
-        };
+        let vector = Vector { name: String::new(), bytes: Vec::new(), verdict };
         judge(&vector, &answers, closed, "").is_some()
     };
-    let (hot, hidden, next) = (
-        answer(302, "hot"),
-        answer(302, "canary"),
-        answer(302, "next"),
-    );
+    let (hot, hidden, next) = (answer(302, "hot"), answer(302, "canary"), answer(302, "next"));
     let bad = answer(400, "");
     assert!(found(Either, &[&hot, &hidden, &next], true));
     assert!(found(Refused, &[&hidden], true));

@@ -119,17 +119,11 @@ fn nasty() -> impl Strategy<Value = String> {
 fn hostile() -> impl Strategy<Value = String> {
     let heap = || proptest::collection::vec(nasty(), 0..12).prop_map(|pieces| pieces.concat());
     let begun = ("https?://", heap()).prop_map(|(scheme, rest)| scheme + &rest);
-    let rows: Vec<String> = corpus()
-        .into_iter()
-        .map(|row| row.input)
-        .filter(|input| input.len() < 300)
-        .collect();
+    let rows: Vec<String> =
+        corpus().into_iter().map(|row| row.input).filter(|input| input.len() < 300).collect();
     let edit = (any::<proptest::sample::Index>(), 0..3_usize, nasty());
-    let mutated = (
-        proptest::sample::select(rows),
-        proptest::collection::vec(edit, 1..4),
-    )
-        .prop_map(|(row, edits)| {
+    let mutated = (proptest::sample::select(rows), proptest::collection::vec(edit, 1..4)).prop_map(
+        |(row, edits)| {
             let mut chars: Vec<char> = row.chars().collect();
             for (index, cut, piece) in edits {
                 let at = index.index(chars.len() + 1);
@@ -137,17 +131,15 @@ fn hostile() -> impl Strategy<Value = String> {
                 chars.splice(at..end, piece.chars());
             }
             chars.into_iter().collect()
-        });
+        },
+    );
     prop_oneof![2 => heap(), 3 => begun, 5 => mutated]
 }
 
 /// More cases than the default; PROPTEST_CASES asks for more still.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
-    ProptestConfig {
-        cases: default.cases.max(4_096),
-        ..default
-    }
+    ProptestConfig { cases: default.cases.max(4_096), ..default }
 }
 
 proptest! {

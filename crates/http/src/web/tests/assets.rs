@@ -20,35 +20,19 @@ async fn files_are_served_under_their_fingerprint_for_good() {
             let uri = format!("/assets/{}", file.split('"').next().unwrap());
             let answer = send(&state, request("GET", &uri)).await;
             assert_eq!(answer.status, StatusCode::OK, "{uri}");
-            assert_eq!(
-                answer.header("cache-control"),
-                "public, max-age=31536000, immutable"
-            );
+            assert_eq!(answer.header("cache-control"), "public, max-age=31536000, immutable");
             assert_secure(&answer, &uri);
             let etag = answer.header("etag").to_owned();
-            assert!(
-                uri.contains(etag.trim_matches('"')),
-                "{uri} is named by {etag}"
-            );
+            assert!(uri.contains(etag.trim_matches('"')), "{uri} is named by {etag}");
             let known = with(request("GET", &uri), "if-none-match", &etag);
             let known = send(&state, known).await;
-            assert_eq!(
-                (known.status, known.body.len()),
-                (StatusCode::NOT_MODIFIED, 0)
-            );
+            assert_eq!((known.status, known.body.len()), (StatusCode::NOT_MODIFIED, 0));
             let other = uri.replacen(etag.trim_matches('"'), "0000000000000000", 1);
-            assert_eq!(
-                send(&state, request("GET", &other)).await.status,
-                StatusCode::NOT_FOUND
-            );
+            assert_eq!(send(&state, request("GET", &other)).await.status, StatusCode::NOT_FOUND);
             files += 1;
         }
     }
-    assert_eq!(
-        files,
-        3 + 7,
-        "three files of every page, four more of the API browser"
-    );
+    assert_eq!(files, 3 + 7, "three files of every page, four more of the API browser");
     let icon = send(&state, request("GET", "/favicon.ico")).await;
     assert_eq!(icon.header("content-type"), "image/x-icon");
     assert!(icon.body.starts_with(&[0, 0, 1, 0]), "an ICO file");
@@ -62,10 +46,7 @@ fn the_vendored_files_are_what_the_vendor_published() {
     for line in sums.lines() {
         let (sum, name) = line.split_once("  ").unwrap();
         let bytes = std::fs::read(folder.join(name)).unwrap();
-        let found: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let found: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(found, sum, "{name}");
         named.push(name.to_owned());
     }
@@ -96,17 +77,12 @@ fn own_files() -> Vec<(String, String)> {
 fn nothing_of_ours_loads_from_outside() {
     for (name, text) in own_files() {
         for url in text.split("//").skip(1) {
-            let host: String = url
-                .chars()
-                .take_while(|c| c.is_ascii_alphanumeric() || *c == '.')
-                .collect();
+            let host: String =
+                url.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
             // A namespace and a placeholder are no loads; a comment or a regular expression has no
             // host.
             let known = ["www.w3.org", "example.com", ""];
-            assert!(
-                known.contains(&host.as_str()) || !host.contains('.'),
-                "{name}: {host}"
-            );
+            assert!(known.contains(&host.as_str()) || !host.contains('.'), "{name}: {host}");
         }
         assert!(!text.contains("@import"), "{name}");
     }
@@ -114,10 +90,7 @@ fn nothing_of_ours_loads_from_outside() {
 
 #[test]
 fn no_template_has_inline_code_or_style() {
-    for (name, text) in own_files()
-        .into_iter()
-        .filter(|(name, _)| name.ends_with(".html"))
-    {
+    for (name, text) in own_files().into_iter().filter(|(name, _)| name.ends_with(".html")) {
         let lower = text.to_ascii_lowercase();
         for script in lower.split("<script").skip(1) {
             let (attributes, rest) = script.split_once('>').unwrap();
@@ -126,10 +99,7 @@ fn no_template_has_inline_code_or_style() {
         }
         assert!(!lower.contains(" style="), "{name}: a style attribute");
         assert!(!lower.contains("javascript:"), "{name}");
-        for word in lower
-            .split_whitespace()
-            .filter(|word| word.starts_with("on"))
-        {
+        for word in lower.split_whitespace().filter(|word| word.starts_with("on")) {
             assert!(!word.contains('='), "{name}: an event attribute {word}");
         }
         // The style of error pages is allowed by its hash; everything else is escaped.
@@ -152,11 +122,7 @@ fn colours_are_far_enough_apart() {
             let channel = |at: usize| {
                 let byte = u8::from_str_radix(&value[at..at + 2], 16).unwrap();
                 let part = f64::from(byte) / 255.0;
-                if part <= 0.04045 {
-                    part / 12.92
-                } else {
-                    ((part + 0.055) / 1.055).powf(2.4)
-                }
+                if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
             };
             0.2126 * channel(0) + 0.7152 * channel(2) + 0.0722 * channel(4)
         };

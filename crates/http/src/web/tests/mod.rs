@@ -3,7 +3,7 @@
 mod assets;
 mod forms;
 mod pages;
-mod world;
+pub(crate) mod world;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -36,11 +36,7 @@ impl Answer {
     async fn read(response: Response) -> Self {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
-        Self {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        }
+        Self { status: parts.status, headers: parts.headers, body }
     }
 
     fn text(&self) -> &str {
@@ -48,40 +44,25 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The `name=value` of the first cookie set.
     fn cookie(&self) -> &str {
-        self.header("set-cookie")
-            .split(';')
-            .next()
-            .unwrap_or_default()
+        self.header("set-cookie").split(';').next().unwrap_or_default()
     }
 }
 
 /// Somebody on this machine.
 fn local() -> Client {
     let address = "127.0.0.1".parse().unwrap();
-    Client {
-        transport: Transport::Plain,
-        peer: address,
-        address,
-        forwarded: false,
-    }
+    Client { transport: Transport::Plain, peer: address, address, forwarded: false }
 }
 
 /// Somebody elsewhere.
 fn remote() -> Client {
     let address = "192.0.2.9".parse().unwrap();
-    Client {
-        transport: Transport::Plain,
-        peer: address,
-        address,
-        forwarded: false,
-    }
+    Client { transport: Transport::Plain, peer: address, address, forwarded: false }
 }
 
 /// A request from this machine.
@@ -89,12 +70,8 @@ fn request(method: &str, uri: &str) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.method_mut() = method.parse().unwrap();
     *request.uri_mut() = uri.parse().unwrap();
-    request
-        .headers_mut()
-        .insert(HOST, HeaderValue::from_static("127.0.0.1:8080"));
-    request
-        .headers_mut()
-        .insert("accept", HeaderValue::from_static("text/html"));
+    request.headers_mut().insert(HOST, HeaderValue::from_static("127.0.0.1:8080"));
+    request.headers_mut().insert("accept", HeaderValue::from_static("text/html"));
     request.extensions_mut().insert(local());
     request
 }
@@ -107,18 +84,15 @@ fn form(uri: &str, fields: &[(&str, &str)]) -> Request<Body> {
         .collect::<Vec<_>>()
         .join("&");
     let mut request = request("POST", uri);
-    request.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    );
+    request
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     *request.body_mut() = Body::from(body);
     request
 }
 
 fn with(mut request: Request<Body>, name: &'static str, value: &str) -> Request<Body> {
-    request
-        .headers_mut()
-        .insert(name, HeaderValue::from_str(value).unwrap());
+    request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
     request
 }
 
@@ -156,25 +130,13 @@ fn assert_secure(answer: &Answer, what: &str) {
     let csp = answer.header("content-security-policy");
     assert!(csp.starts_with("default-src 'none'"), "{what}: {csp:?}");
     assert!(csp.contains("frame-ancestors 'none'"), "{what}: {csp:?}");
-    assert!(
-        !csp.contains("unsafe-eval") && !csp.contains('*'),
-        "{what}: {csp:?}"
-    );
+    assert!(!csp.contains("unsafe-eval") && !csp.contains('*'), "{what}: {csp:?}");
     assert!(!csp.contains("http"), "{what} trusts another host: {csp:?}");
-    let script = csp
-        .split(';')
-        .find(|part| part.contains("script-src"))
-        .unwrap_or_default();
-    assert!(
-        !script.contains("unsafe") && !script.contains("data:"),
-        "{what}: {script}"
-    );
+    let script = csp.split(';').find(|part| part.contains("script-src")).unwrap_or_default();
+    assert!(!script.contains("unsafe") && !script.contains("data:"), "{what}: {script}");
     assert_eq!(answer.header("x-content-type-options"), "nosniff", "{what}");
     assert_eq!(answer.header("referrer-policy"), "no-referrer", "{what}");
-    assert!(
-        answer.header("permissions-policy").contains("camera=()"),
-        "{what}"
-    );
+    assert!(answer.header("permissions-policy").contains("camera=()"), "{what}");
     assert!(!answer.header("cache-control").is_empty(), "{what}");
 }
 
@@ -209,12 +171,6 @@ fn skeleton(html: &str) -> Vec<String> {
 fn a_skeleton_changes_when_text_breaks_out() {
     assert_eq!(skeleton("<a b=\"c\">d</a>"), ["a b=", "/a"]);
     assert_eq!(skeleton("<a b=\"x>y\">z</a>"), skeleton("<a b=\"c\">d</a>"));
-    assert_ne!(
-        skeleton("<a b=\"\" onload=\"\">z</a>"),
-        skeleton("<a b=\"c\">d</a>")
-    );
-    assert_ne!(
-        skeleton("<a b=\"c\"><i>z</a>"),
-        skeleton("<a b=\"c\">d</a>")
-    );
+    assert_ne!(skeleton("<a b=\"\" onload=\"\">z</a>"), skeleton("<a b=\"c\">d</a>"));
+    assert_ne!(skeleton("<a b=\"c\"><i>z</a>"), skeleton("<a b=\"c\">d</a>"));
 }

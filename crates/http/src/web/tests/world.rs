@@ -22,30 +22,31 @@ use shunt_engine::resolve::{Options, Resolver};
 
 use crate::app::{App, AppState};
 
+/// The hash of an idempotent request, and its answer once there is one.
+type Remembered = ([u8; 32], Option<Vec<u8>>);
+
 /// All stores in one.
 #[derive(Default)]
-pub(super) struct Memory {
-    pub(super) rows: Mutex<HashMap<LinkKey, Stored>>,
+pub(crate) struct Memory {
+    pub(crate) rows: Mutex<HashMap<LinkKey, Stored>>,
     keys: Mutex<Vec<ApiKey>>,
     setup: Mutex<Option<[u8; 32]>>,
-    once: Mutex<HashMap<[u8; 32], ([u8; 32], Option<Vec<u8>>)>>,
+    once: Mutex<HashMap<[u8; 32], Remembered>>,
     next: AtomicU64,
     /// Whether links can't be read or written right now.
-    pub(super) cut: AtomicBool,
+    pub(crate) cut: AtomicBool,
 }
 
 impl Memory {
     fn up(&self) -> Result<(), StoreError> {
         if self.cut.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable(
-                "secret-host.internal refused".into(),
-            ));
+            return Err(StoreError::Unavailable("secret-host.internal refused".into()));
         }
         Ok(())
     }
 
     /// Changes a stored link as no use case would.
-    pub(super) fn edit(&self, code: &str, edit: impl FnOnce(&mut Link)) {
+    pub(crate) fn edit(&self, code: &str, edit: impl FnOnce(&mut Link)) {
         let key = key(code);
         let mut rows = self.rows.lock().unwrap();
         if let Some(Stored::Link(link)) = rows.get_mut(&key) {
@@ -69,10 +70,7 @@ impl LinkReader for Memory {
         _min_version: Version,
         _deadline: Deadline,
     ) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        ready(
-            self.up()
-                .map(|()| self.rows.lock().unwrap().get(key).cloned()),
-        )
+        ready(self.up().map(|()| self.rows.lock().unwrap().get(key).cloned()))
     }
 }
 
@@ -91,12 +89,7 @@ impl LinkWriter for Memory {
             Some(Stored::Tombstone(_)) => Outcome::Refused(CreateRefusal::Retired),
             None => {
                 let updated_at = data.created_at;
-                let link = Link {
-                    data,
-                    version: Version::FIRST,
-                    updated_at,
-                    used: 0,
-                };
+                let link = Link { data, version: Version::FIRST, updated_at, used: 0 };
                 rows.insert(link.key().clone(), Stored::Link(Box::new(link.clone())));
                 Outcome::Done(link)
             }
@@ -143,20 +136,27 @@ impl LinkWriter for Memory {
             deleted_at: now,
             version,
         };
-        self.rows
-            .lock()
-            .unwrap()
-            .insert(change.key, Stored::Tombstone(tombstone));
+        self.rows.lock().unwrap().insert(change.key, Stored::Tombstone(tombstone));
         ready(Outcome::Done(version))
     }
 
     fn claim_click(
         &self,
-        _key: LinkKey,
+        key: LinkKey,
         _now: Timestamp,
         _deadline: Deadline,
     ) -> BoxFuture<'_, Outcome<Claim, StoreError>> {
-        ready(unsupported())
+        let claim = match self.rows.lock().unwrap().get_mut(&key) {
+            Some(Stored::Link(link))
+                if link.data.max_clicks.is_some_and(|max| link.used < max.get()) =>
+            {
+                link.used += 1;
+                Claim::Granted(link.clone())
+            }
+            Some(stored) => Claim::Denied(Box::new(stored.clone())),
+            None => Claim::Absent,
+        };
+        ready(Outcome::Done(claim))
     }
 }
 
@@ -213,10 +213,9 @@ impl IdempotencyStore for Memory {
             }
             Some((hash, _)) if *hash != request.request_hash => IdempotencyState::Mismatch,
             Some((_, None)) => IdempotencyState::Running,
-            Some((_, Some(response))) => IdempotencyState::Done {
-                status: 200,
-                response: response.clone(),
-            },
+            Some((_, Some(response))) => {
+                IdempotencyState::Done { status: 200, response: response.clone() }
+            }
         };
         ready(Outcome::Done(state))
     }
@@ -376,17 +375,17 @@ impl CodeSource for Counting {
 }
 
 /// The key of a code on the default domain.
-pub(super) fn key(code: &str) -> LinkKey {
+pub(crate) fn key(code: &str) -> LinkKey {
     LinkKey::new(DomainId::DEFAULT, Code::parse(code).unwrap())
 }
 
 /// Until when tests wait.
-pub(super) fn soon() -> Deadline {
+pub(crate) fn soon() -> Deadline {
     Deadline::after(std::time::Instant::now(), std::time::Duration::from_secs(5))
 }
 
 /// A service under `base_url`.
-pub(super) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
+pub(crate) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
     let memory = Arc::new(Memory::default());
     let clock = Arc::new(SystemClock);
     let options = Options {
@@ -395,13 +394,7 @@ pub(super) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
         load_timeout: std::time::Duration::from_secs(5),
         claim_timeout: std::time::Duration::from_secs(5),
     };
-    let resolver = Resolver::new(
-        memory.clone(),
-        memory.clone(),
-        clock.clone(),
-        options,
-        (1, 2),
-    );
+    let resolver = Resolver::new(memory.clone(), memory.clone(), clock.clone(), options, (1, 2));
     let ports = Ports {
         reader: memory.clone(),
         writer: memory.clone(),
@@ -410,10 +403,7 @@ pub(super) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
         domain_map: Arc::default(),
         clock: clock.clone(),
     };
-    let link_settings = LinkSettings {
-        base_url: base_url.to_owned(),
-        ..LinkSettings::default()
-    };
+    let link_settings = LinkSettings { base_url: base_url.to_owned(), ..LinkSettings::default() };
     let links = Links::new(
         ports,
         Idempotency::new(memory.clone(), clock.clone()),
@@ -434,18 +424,9 @@ pub(super) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
 }
 
 /// A new API key with these scopes.
-pub(super) async fn api_key(state: &AppState, scopes: Scopes) -> String {
+pub(crate) async fn api_key(state: &AppState, scopes: Scopes) -> String {
     let secret = state.auth.fresh_secret().unwrap();
-    let request = KeyRequest {
-        name: "test".to_owned(),
-        scopes,
-        owner: None,
-        expires_at: None,
-    };
-    state
-        .auth
-        .create_key(request, &secret, soon())
-        .await
-        .unwrap();
+    let request = KeyRequest { name: "test".to_owned(), scopes, owner: None, expires_at: None };
+    state.auth.create_key(request, &secret, soon()).await.unwrap();
     secret.reveal().to_owned()
 }

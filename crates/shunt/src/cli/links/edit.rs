@@ -59,7 +59,10 @@ pub(super) async fn run(args: Args, client: &ApiClient) -> anyhow::Result<()> {
     let json = args.json;
     let patch = patch(args);
     if patch.is_empty() {
-        return Err(Failure::new(Code::Usage, "nothing to change; see `shunt links edit --help`"));
+        return Err(Failure::error(
+            Code::Usage,
+            "nothing to change; see `shunt links edit --help`",
+        ));
     }
     let patch = Value::Object(patch);
     let link = client.json(Method::PATCH, &path, &headers, Some(&patch)).await?;

@@ -47,7 +47,7 @@ pub(super) async fn run(args: &Args, client: &ApiClient) -> anyhow::Result<()> {
         && !args.force
     {
         let text = format!("{} exists already; name another file or add --force", file.display());
-        return Err(Failure::new(Code::CantCreate, text));
+        return Err(Failure::error(Code::CantCreate, text));
     }
     let request = Request::get("/api/v1/links:export").body(Body::empty())?;
     let response = client.send(request).await?;
@@ -97,7 +97,7 @@ impl Part {
     fn open(&self) -> anyhow::Result<File> {
         File::create_new(&self.0).map_err(|error| {
             let text = format!("can't create {}: {error}", self.0.display());
-            Failure::new(Code::CantCreate, text)
+            Failure::error(Code::CantCreate, text)
         })
     }
 }

@@ -64,7 +64,7 @@ pub(super) async fn run(args: &Args, client: &ApiClient, config: &Config) -> any
     let (input, size, hash): (Box<dyn BufRead + Send>, _, _) = if from_stdin {
         if args.resume {
             let text = "standard input can't be resumed; import a file";
-            return Err(Failure::new(Code::Usage, text));
+            return Err(Failure::error(Code::Usage, text));
         }
         (Box::new(BufReader::new(std::io::stdin())), None, None)
     } else {
@@ -113,9 +113,9 @@ fn begin(
         (Some(state), true) if state.file == hash => Ok((state, Some(file))),
         (None, true) | (Some(_), true) => {
             let text = "no import of this file was stopped; start one without --resume";
-            Err(Failure::new(Code::NoInput, text))
+            Err(Failure::error(Code::NoInput, text))
         }
-        (Some(state), false) => Err(Failure::new(
+        (Some(state), false) => Err(Failure::error(
             Code::Usage,
             format!(
                 "an import of this file was stopped after {} rows; go on with --resume, or begin \
@@ -148,7 +148,7 @@ fn summary(args: &Args, state: &State, elapsed: std::time::Duration) -> anyhow::
     }
     if state.refused > 0 {
         let text = format!("{} rows were refused; see above", state.refused);
-        return Err(Failure::new(Code::Data, text));
+        return Err(Failure::error(Code::Data, text));
     }
     Ok(())
 }
@@ -254,7 +254,7 @@ impl Import<'_> {
                 if count("rows") != chunk.places.len() as u64 {
                     let why = summary.get("error").map(reason).unwrap_or_default();
                     let text = format!("the server did not read all rows: {why}");
-                    return Err(Failure::new(Code::Unavailable, text));
+                    return Err(Failure::error(Code::Unavailable, text));
                 }
                 next.created += count("created");
                 next.restored += count("restored");
@@ -262,7 +262,7 @@ impl Import<'_> {
                 return Ok(());
             }
         }
-        Err(Failure::new(Code::Unavailable, "the answer has no end; try again"))
+        Err(Failure::error(Code::Unavailable, "the answer has no end; try again"))
     }
 }
 
@@ -273,7 +273,7 @@ fn row_refusal(chunk: &Chunk, result: &Value, error: &Value) -> anyhow::Result<(
     let status = number("status");
     if status >= 500 || status == 409 && is_running(error) {
         let code = if status == 507 { Code::Io } else { Code::Unavailable };
-        return Err(Failure::new(code, reason(error)));
+        return Err(Failure::error(code, reason(error)));
     }
     let at = usize::try_from(number("row")).unwrap_or_default().wrapping_sub(1);
     let place = chunk.places.get(at).copied().context("read the answer: no such row")?;

@@ -68,7 +68,7 @@ pub(crate) struct Chunk {
     /// Bytes of the file read so far.
     pub(crate) position: u64,
     /// Rows of the chunks before.
-    before: u64,
+    pub(crate) before: u64,
 }
 
 impl Chunk {
@@ -153,7 +153,7 @@ impl Rows {
                     (Header::plain(), Some(first))
                 } else {
                     let header = Header::of(first.iter()).map_err(|why| {
-                        crate::cli::exit::Failure::new(crate::cli::exit::Code::Data, why)
+                        crate::cli::exit::Failure::error(crate::cli::exit::Code::Data, why)
                     })?;
                     (header, None)
                 };
@@ -327,12 +327,12 @@ mod tests {
 
     #[test]
     fn lines_are_counted_as_an_editor_does() {
-        let text = b"code,target,title\na,https://a/,\"two\nlines\"\nb,https://b/,x\n\n\xff,c,d\n";
+        let text = b"code,target,title\na,https://a/,\"two\nlines\"\nb,https://b/,x\n\xff,c,d\n";
         let chunks = all(text);
         assert_eq!(places(&chunks[0]), [(1, 2), (2, 4)]);
-        let place = Place { row: 3, line: 6 };
+        let place = Place { row: 3, line: 5 };
         assert_eq!(chunks[0].refused, [Refused { place, why: "the row is no UTF-8".into() }]);
-        assert_eq!(place.to_string(), "row 3 (line 6)");
+        assert_eq!(place.to_string(), "row 3 (line 5)");
         assert!(!chunks[0].codeless);
         let chunks = all(b"{\"code\":\"a\"}\n\n{\"target\":\"x\"}\nnonsense\n");
         assert_eq!(places(&chunks[0]), [(1, 1), (2, 3), (3, 4)]);
