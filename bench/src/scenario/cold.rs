@@ -78,6 +78,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         String::new(),
     ]);
     outcome.judge("CPU per cold redirect, of nginx's hot", median(&cpu) / nginx, 3.0, true, "×");
+    outcome.judge("answered by L1", 100.0 * median(&hits), 1.5, true, "%");
     outcome.judge("p99 at half of the peak rate", median(&p99) / 1e3, 2.0, true, "ms");
     outcome.raw = serde_json::json!({
         "links": links, "cpu": cpu, "peak": peak, "p99": p99, "l1_share": hits, "nginx_cpu": nginx

@@ -142,14 +142,8 @@ impl Bench {
     pub fn measure(&self, server: &Server, load: &Load, open: bool) -> anyhow::Result<Figures> {
         let mut attempt = 1;
         loop {
-            let before = (server.process.cpu()?, machine::busy(self.pinning.server)?);
-            let began = Instant::now();
-            let report = self.generator.run(server.address, load)?;
-            let took = began.elapsed();
-            let used = server.process.cpu()?.saturating_sub(before.0);
-            let busy = machine::busy(self.pinning.server)?.saturating_sub(before.1);
+            let (report, used, foreign) = self.load(server, load)?;
             right(&report)?;
-            let foreign = busy.saturating_sub(used).as_secs_f64() / took.as_secs_f64();
             let starved = open && report.generator_busy > MAX_BUSY;
             if attempt < 3 && (starved || foreign > MAX_FOREIGN) {
                 eprintln!(
@@ -171,6 +165,22 @@ impl Bench {
                 foreign,
             });
         }
+    }
+
+    /// Puts a load on a server; the report, the CPU time the server used, and the share of its
+    /// core that others took meanwhile.
+    ///
+    /// # Errors
+    /// The generator or the server is gone.
+    pub fn load(&self, server: &Server, load: &Load) -> anyhow::Result<(Report, Duration, f64)> {
+        let before = (server.process.cpu()?, machine::busy(self.pinning.server)?);
+        let began = Instant::now();
+        let report = self.generator.run(server.address, load)?;
+        let took = began.elapsed();
+        let used = server.process.cpu()?.saturating_sub(before.0);
+        let busy = machine::busy(self.pinning.server)?.saturating_sub(before.1);
+        let foreign = busy.saturating_sub(used).as_secs_f64() / took.as_secs_f64();
+        Ok((report, used, foreign))
     }
 }
 

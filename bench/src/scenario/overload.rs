@@ -62,7 +62,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
 
     let largest = AtomicU64::new(0);
     let over = AtomicBool::new(false);
-    let overloaded = std::thread::scope(|scope| {
+    let (overloaded, _, foreign) = std::thread::scope(|scope| {
         let process = &server.process;
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
@@ -76,11 +76,12 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             .keys(&keys)
             .time(OVERLOAD, Duration::ZERO)
             .with("--timeout", "1s");
-        let report = bench.generator.run(server.address, &load);
+        let report = bench.load(&server, &load);
         over.store(true, Ordering::Relaxed);
         report
     })?;
-    let after = bench.generator.run(server.address, &half(AFTER))?;
+    let (after, _, foreign_after) = bench.load(&server, &half(AFTER))?;
+    bench.foreign.set(bench.foreign.get().max(foreign).max(foreign_after));
     let alive = server.process.is_running()?;
 
     // The first and the last second are not whole.

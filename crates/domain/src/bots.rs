@@ -144,8 +144,8 @@ const BOTS: &[&str] = &[
 /// Marks of command-line tools and HTTP libraries, sorted.
 const TOOLS: &[&str] = &[
     "aiohttp",
-    "apachebench",
     "apache-httpclient",
+    "apachebench",
     "aria2/",
     "axios/",
     "curl/",
@@ -166,15 +166,15 @@ const TOOLS: &[&str] = &[
     "lwp::",
     "node-fetch",
     "okhttp",
-    "powershell",
     "postmanruntime",
+    "powershell",
     "python-httpx",
     "python-requests",
     "python-urllib",
     "python/",
     "reqwest",
-    "restsharp",
     "rest-client",
+    "restsharp",
     "ruby",
     "undici",
     "vegeta",
@@ -186,37 +186,47 @@ const TOOLS: &[&str] = &[
 /// Names that contain `bot` and are no bots: a brand of phones.
 const NOT_BOTS: &[&str] = &["cubot"];
 
-/// A bit for each pair of the low five bits of two neighbouring bytes (which are the same for a
-/// letter's two cases): whether any mark begins so. Lets almost every position of an ordinary
-/// user agent pass with one load.
-struct Filter([u32; 32]);
+/// A bit for each three neighbouring bytes, five bits of each (which are the same for a letter's
+/// two cases): whether any mark begins so. Nearly every position of an ordinary user agent passes
+/// with one load of these 4 KiB.
+struct Filter([u32; 1024]);
 
 impl Filter {
     const fn new(marks: &[&str], extra: &[&str]) -> Self {
-        let mut bits = [0_u32; 32];
+        let mut bits = [0_u32; 1024];
         let mut i = 0;
         while i < marks.len() + extra.len() {
             let mark = if i < marks.len() { marks[i] } else { extra[i - marks.len()] }.as_bytes();
-            bits[(mark[0] & 31) as usize] |= 1 << (mark[1] & 31);
+            let at = Self::at(mark[0], mark[1], mark[2]);
+            bits[at >> 5] |= 1 << (at & 31);
             i += 1;
         }
         Self(bits)
     }
 
-    const fn may_begin(&self, first: u8, second: u8) -> bool {
-        self.0[(first & 31) as usize] & (1 << (second & 31)) != 0
+    const fn at(first: u8, second: u8, third: u8) -> usize {
+        (first as usize & 31) << 10 | (second as usize & 31) << 5 | (third as usize & 31)
+    }
+
+    /// Whether `found` says yes at any place of the text where a mark may begin.
+    fn any(&self, text: &[u8], mut found: impl FnMut(usize) -> bool) -> bool {
+        let Some((&[first, second], rest)) = text.split_first_chunk() else { return false };
+        let mut at = Self::at(0, first, second);
+        rest.iter().enumerate().any(|(place, &third)| {
+            at = (at << 5 | (third as usize & 31)) & 0x7fff;
+            self.0[at >> 5] & 1 << (at & 31) != 0 && found(place)
+        })
     }
 }
 
 static BOT_FILTER: Filter = Filter::new(BOTS, &["bot"]);
 static TOOL_FILTER: Filter = Filter::new(TOOLS, &[]);
 
-/// Whether the text is a crawler's, link preview's or monitor's user agent. About 0.2 µs for an
+/// Whether the text is a crawler's, link preview's or monitor's user agent. About 0.4 µs for an
 /// ordinary browser's.
 pub fn is_bot(user_agent: &str) -> bool {
     let bytes = user_agent.as_bytes();
-    positions(bytes, &BOT_FILTER)
-        .any(|at| names_a_bot(bytes, at) || begins_a_mark(&bytes[at..], BOTS))
+    BOT_FILTER.any(bytes, |at| names_a_bot(bytes, at) || begins_a_mark(&bytes[at..], BOTS))
 }
 
 /// Whether no person was shown the target: a bot, a command-line tool, an HTTP library, or an
@@ -225,22 +235,15 @@ pub fn is_automated(user_agent: &str) -> bool {
     let bytes = user_agent.as_bytes();
     bytes.iter().all(u8::is_ascii_whitespace)
         || is_bot(user_agent)
-        || positions(bytes, &TOOL_FILTER).any(|at| begins_a_mark(&bytes[at..], TOOLS))
-}
-
-fn positions<'a>(bytes: &'a [u8], filter: &'a Filter) -> impl Iterator<Item = usize> + 'a {
-    bytes
-        .windows(2)
-        .enumerate()
-        .filter(|(_, pair)| filter.may_begin(pair[0], pair[1]))
-        .map(|(at, _)| at)
+        || TOOL_FILTER.any(bytes, |at| begins_a_mark(&bytes[at..], TOOLS))
 }
 
 fn begins_a_mark(text: &[u8], marks: &[&str]) -> bool {
-    let first = text.first().map(u8::to_ascii_lowercase);
-    marks.iter().any(|mark| {
-        mark.as_bytes().first().copied() == first
-            && text.get(..mark.len()).is_some_and(|t| t.eq_ignore_ascii_case(mark.as_bytes()))
+    let Some(first) = text.first().map(u8::to_ascii_lowercase) else { return false };
+    let initial = |mark: &str| mark.as_bytes().first().copied().unwrap_or(0);
+    let from = marks.partition_point(|mark| initial(mark) < first);
+    marks[from..].iter().take_while(|mark| initial(mark) == first).any(|mark| {
+        text.get(..mark.len()).is_some_and(|text| text.eq_ignore_ascii_case(mark.as_bytes()))
     })
 }
 
@@ -342,6 +345,7 @@ mod tests {
     #[test]
     fn every_mark_is_lower_case_and_found_in_any_case_at_any_place() {
         for (marks, found) in [(BOTS, is_bot as fn(&str) -> bool), (TOOLS, is_automated)] {
+            assert!(marks.is_sorted());
             for mark in marks {
                 assert_eq!(*mark, mark.to_ascii_lowercase());
                 assert!(found(mark), "{mark}");

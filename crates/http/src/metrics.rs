@@ -273,6 +273,14 @@ fn counter(metric: &mut MetricEncoder<'_>, labels: Labels<'_>, value: u64) -> fm
     metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)
 }
 
+fn encode(metric: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
+    if sample.counter {
+        metric.encode_counter::<NoLabelSet, f64, f64>(&sample.value, None)
+    } else {
+        metric.encode_gauge(&sample.value)
+    }
+}
+
 fn sum(cores: &[Arc<CoreMetrics>], pick: impl Fn(&CoreMetrics) -> &AtomicU64) -> u64 {
     cores.iter().map(|core| pick(core).load(Ordering::Relaxed)).sum()
 }
@@ -405,13 +413,12 @@ impl Shown {
                 let kind = if first.counter { MetricType::Counter } else { MetricType::Gauge };
                 let mut metric = encoder.encode_descriptor(first.name, first.help, None, kind)?;
                 for sample in family {
-                    let labels = sample.labels.as_slice();
-                    let mut metric = metric.encode_family(&labels)?;
-                    if sample.counter {
-                        let value = sample.value;
-                        metric.encode_counter::<NoLabelSet, f64, f64>(&value, None)?;
+                    // A family without labels would be written as `name{}`.
+                    if sample.labels.is_empty() {
+                        encode(&mut metric, sample)?;
                     } else {
-                        metric.encode_gauge(&sample.value)?;
+                        let labels = sample.labels.as_slice();
+                        encode(&mut metric.encode_family(&labels)?, sample)?;
                     }
                 }
             }

@@ -96,9 +96,9 @@ pub(crate) struct Args {
     /// Take every key once, in order, and stop.
     #[arg(long, conflicts_with = "sequential")]
     pub(crate) once: bool,
-    /// Seed of the random choice of keys.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
+    /// Seed of the random choice of keys, to repeat a run; another one each time without.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
     /// Check that each key's Location is the target the keys file names.
     #[arg(long, requires = "keys")]
     pub(crate) expect_location: bool,

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
@@ -136,7 +136,11 @@ impl Plan {
             zipf,
             sequential: args.sequential,
             once: args.once,
-            seed: args.seed,
+            // Runs must differ by themselves: the keys of the last run are the ones a cache holds.
+            seed: args.seed.unwrap_or_else(|| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                now.as_nanos() as u64 ^ u64::from(std::process::id())
+            }),
             expect_location: args.expect_location,
             head: args.head,
             creates: args.creates,

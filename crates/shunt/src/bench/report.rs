@@ -25,6 +25,7 @@ pub(super) struct Report {
     pub(super) threads: usize,
     pub(super) pipeline: usize,
     pub(super) keys: u64,
+    pub(super) seed: u64,
     /// Length of the measured window up to its last answer, in seconds.
     pub(super) seconds: f64,
     pub(super) answered: u64,
@@ -140,6 +141,7 @@ impl Report {
             threads: plan.threads,
             pipeline: plan.pipeline,
             keys: plan.keys.len(),
+            seed: plan.seed,
             seconds,
             answered: tally.answered,
             good: tally.good,

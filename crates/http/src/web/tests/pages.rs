@@ -10,6 +10,7 @@ use shunt_domain::Timestamp;
 use super::forms::{POLYGLOTS, delete};
 use super::world::{key, service};
 use super::{Answer, assert_secure, preview_of, qr_of, request, send, settings, shorten, skeleton};
+use crate::web::qr::{Matrix, QrError};
 use crate::web::{Wants, error_page, preview, qr, warning};
 
 const BASE: &str = "http://127.0.0.1:8080";
@@ -222,10 +223,11 @@ async fn qr_codes_are_kept_by_their_etag_and_bounded() {
     {
         assert_eq!(qr_of(&state, "q", bad).await.status, StatusCode::BAD_REQUEST, "{bad}");
     }
-    let long = "y".repeat(128);
-    shorten(&state, &[("long_url", "https://example.com/"), ("code", &long)]).await;
-    let dense = qr_of(&state, &long, "format=png&size=64").await;
-    assert!([StatusCode::OK, StatusCode::BAD_REQUEST].contains(&dense.status));
+    // More modules than pixels, and more text than any code holds.
+    let matrix = |length: usize| Matrix::new(&"x".repeat(length));
+    assert_eq!(matrix(1_000).ok().map(|m| m.png(64).err()), Some(Some(QrError::TooSmall)));
+    assert!(matrix(1_000).is_ok_and(|m| m.png(256).is_ok()));
+    assert_eq!(matrix(2_400).err(), Some(QrError::TooLong));
 }
 
 #[tokio::test]
