@@ -16,5 +16,7 @@ fn commit() -> &'static str {
 }
 
 fn main() -> std::process::ExitCode {
+    // Databases, spool and sockets are for their owner alone, whoever made the directory.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     cli::main()
 }

@@ -53,7 +53,9 @@ impl Visit {
         self.open("/");
         self.browser.type_into("#long_url", target).unwrap();
         self.browser.click("#shorten button[type=submit]").unwrap();
-        self.browser.text("#short-url").unwrap()
+        // The answer replaces the form's page; its text is there a moment after its element.
+        let script = "const e = document.querySelector('#short-url'); return e && e.innerText";
+        self.wait("the short link", script).as_str().unwrap().to_owned()
     }
 
     /// Makes a link by the API.

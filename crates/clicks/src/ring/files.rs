@@ -1,12 +1,16 @@
 //! Where rings lie: making them for a boot, finding those of earlier boots, removing them.
 //!
+//! In each directory of rings a link `owner` names the data directory, so that people and tools
+//! can tell rings whose data directory is gone for good; the program itself never guesses that (a
+//! disk may just not be mounted yet).
+//!
 //! Invariant: a directory that others could write to is never used. `/dev/shm` is open to all
 //! users, so the directory in it must be ours, mode 0700, and no symbolic link.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Ring, RingId, mapping_words};
 use crate::config::PipelineConfig;
 use crate::mapping::Mapping;
+
+/// The link to the data directory.
+const OWNER: &str = "owner";
 
 /// In which life of the machine we are: a hash of the kernel's boot id; 0 when there is none,
 /// and then no ring of an earlier process is trusted.
@@ -95,7 +102,12 @@ pub(crate) fn create(
             })
             .collect();
         match made {
-            Ok(rings) => return Ok((rings, Some(dir))),
+            Ok(rings) => {
+                let owner = fs::canonicalize(&config.data_dir);
+                // Only for people: without it everything works.
+                let _ = owner.and_then(|owner| symlink(owner, dir.join(OWNER)));
+                return Ok((rings, Some(dir)));
+            }
             Err(_) => remove_in(&dir, node, boot),
         }
     }
@@ -136,9 +148,15 @@ pub(crate) fn open(config: &PipelineConfig, node: NodeId, boot: BootId) -> Vec<A
 }
 
 /// Removes the ring files of a boot, as far as possible: what stays is removed by a later boot.
+/// A directory that is empty then goes too, so that none is left in RAM.
 pub(crate) fn remove(config: &PipelineConfig, node: NodeId, boot: BootId) {
     for dir in candidates(config) {
         remove_in(&dir, node, boot);
+        if files(&dir).is_empty() {
+            let _ = fs::remove_file(dir.join(OWNER));
+            // Fails if it holds anything else, and that is right.
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
 
@@ -173,6 +191,9 @@ mod tests {
         let node = NodeId(5);
         let (rings, place) = create(&config, node, BootId(9)).expect("rings");
         assert_eq!(place, config.ring_dir);
+        let owner = place.clone().expect("a directory").join(OWNER);
+        let data_dir = fs::canonicalize(dir.path()).expect("it is there");
+        assert_eq!(fs::read_link(owner).expect("a link"), data_dir);
         assert_eq!(rings.len(), 2);
         create(&config, node, BootId(3)).expect("rings");
         create(&config, NodeId(6), BootId(4)).expect("rings");
@@ -182,6 +203,11 @@ mod tests {
         remove(&config, node, BootId(9));
         assert_eq!(boots(&config, node), [BootId(3)]);
         assert!(open(&config, node, BootId(9)).is_empty());
+        remove(&config, node, BootId(3));
+        let place = place.expect("a directory");
+        assert!(place.exists(), "the other node's rings are in it");
+        remove(&config, NodeId(6), BootId(4));
+        assert!(!place.exists(), "an empty one goes");
     }
 
     #[test]

@@ -254,3 +254,96 @@ impl SpoolReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shunt_domain::Lane;
+    use shunt_domain::ports::BootId;
+
+    use super::*;
+    use crate::frame::{BootState, header_len, seal};
+
+    const NODE: NodeId = NodeId(7);
+
+    /// A frame without events, with so many cores that it has the length asked for.
+    fn frame(number: u64, cores: usize) -> Vec<u8> {
+        let mut state = BootState::new(NODE, BootId(1), cores);
+        state.frame = number;
+        let mut bytes = vec![0; header_len(cores)];
+        seal(&mut bytes, &state, &[0; Lane::COUNT], &[0; Lane::COUNT]);
+        bytes
+    }
+
+    /// A spool with these segments, all sealed, the newest frame in segment `newest`.
+    fn spool(dir: &std::path::Path, segments: &[&[u8]], newest: u64) -> SpoolReader {
+        let spool = SpoolDir::open(dir.join("spool")).expect("a spool");
+        let frontier = Arc::new(Frontier::default());
+        for (number, bytes) in (1..).zip(segments) {
+            let bytes = [&SEGMENT_HEAD[..], bytes].concat();
+            fs::write(spool.segment_path(number), &bytes).expect("a segment");
+            let len = bytes.len() as u64;
+            frontier.update(|state| {
+                state.segments.push_back(Visible { number, len, sealed: true });
+            });
+        }
+        frontier.update(|state| {
+            state.newest = newest;
+            state.opened = true;
+            state.finished = true;
+        });
+        SpoolReader::new(&spool, NODE, frontier)
+    }
+
+    /// The numbers of all frames until the end.
+    fn read_all(reader: &mut SpoolReader) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        loop {
+            match reader.next(Duration::ZERO).expect("readable") {
+                Next::Frame(frame) => numbers.push(frame.state.frame),
+                Next::Nothing => {}
+                Next::End => return numbers,
+            }
+        }
+    }
+
+    #[test]
+    fn frames_come_in_order_over_segments_and_damage() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let junk = [b"SHF1 and more that is no frame SHF1".to_vec(), vec![0xff; 300_000]].concat();
+        // A frame that is larger than what is read at once, and one across such a border.
+        let first = [frame(0, 1), frame(1, 20_000), junk.clone(), frame(2, 3)].concat();
+        let second = [junk.clone(), frame(3, 1), frame(4, 2)[..500].to_vec()].concat();
+        let third = [frame(5, 1), junk.clone()].concat();
+        let mut reader = spool(dir.path(), &[&first, &second, &[], &junk, &third], 5);
+        let begin = reader.position();
+        assert_eq!(read_all(&mut reader), [0, 1, 2, 3, 5]);
+        assert_eq!(reader.damaged_bytes(), 4 * junk.len() as u64 + 500);
+        reader.rewind(begin);
+        assert_eq!(read_all(&mut reader), [0, 1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn another_nodes_frame_is_no_frame() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut state = BootState::new(NodeId(8), BootId(1), 1);
+        state.frame = 9;
+        let mut other = vec![0; header_len(1)];
+        seal(&mut other, &state, &[0; Lane::COUNT], &[0; Lane::COUNT]);
+        let mut reader = spool(dir.path(), &[&[other, frame(1, 1)].concat()], 1);
+        assert_eq!(read_all(&mut reader), [1]);
+    }
+
+    #[test]
+    fn the_newest_frame_is_never_deleted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // The last segment was torn before its first frame was whole.
+        let segments: [&[u8]; 3] = [&frame(0, 1), &frame(1, 1), &frame(2, 1)[..700]];
+        let mut reader = spool(dir.path(), &segments, 2);
+        assert_eq!(read_all(&mut reader), [0, 1]);
+        let end = reader.position();
+        assert_eq!(end.segment, 3);
+        reader.release(end).expect("deleted");
+        let there = |number: u64| dir.path().join(format!("spool/{number:020}.spool")).exists();
+        assert_eq!([1, 2, 3].map(there), [false, true, true]);
+    }
+}

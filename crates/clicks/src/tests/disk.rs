@@ -124,6 +124,27 @@ fn a_disk_that_stays_broken_costs_only_what_the_ring_can_not_hold() {
     assert!(row.lost > 4000, "64 KiB hold a few hundred: {row:?}");
 }
 
+#[test]
+fn a_process_that_ends_while_the_disk_fails_leaves_its_clicks_on_the_ring() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(ModelStore::default());
+    let settings = config(dir.path(), 1);
+    let pipeline = Pipeline::start(settings.clone(), NODE, store.clone()).expect("it starts");
+    let mut recorder = pipeline.take_recorder(0).expect("a recorder");
+    record(&mut recorder, 50);
+    eventually("it is spooled", || pipeline.stats().spooled == 50);
+    pipeline.faults.write.store(true, Ordering::Relaxed);
+    record(&mut recorder, 100);
+    eventually("it shows", || pipeline.stats().spool_state == SpoolState::DiskError);
+    drop(pipeline);
+    let pipeline = Pipeline::start(settings, NODE, store.clone()).expect("it starts");
+    let report = pipeline.shutdown(soon());
+    assert!(report.closed && report.stored, "{report:?}");
+    let ledger = store.model.lock().expect("no panic").ledger();
+    let row = ledger.first().expect("the first boot");
+    assert_eq!((row.served, row.counted, row.lost, row.closed), (150, 150, 0, true));
+}
+
 /// A file system of one mebibyte, when we may make one.
 struct Tiny<'a>(&'a Path);
 

@@ -78,8 +78,7 @@ fn every_click_of_every_core_is_counted_once() {
     check_all(&model, 4, 20_000);
     let ledger = model.ledger();
     assert_eq!((ledger[0].served, ledger[0].lost), (80_000, 0));
-    let rings = std::fs::read_dir(ring_dir).expect("the directory").count();
-    assert_eq!(rings, 0, "a closed boot's rings are removed");
+    assert!(!ring_dir.exists(), "a closed boot's rings are removed, and their empty directory");
 }
 
 #[test]
@@ -205,7 +204,10 @@ fn no_address_is_in_ring_or_spool() {
     let mut bytes = Vec::new();
     for place in [dir.path().join("spool"), settings.ring_dir.expect("a directory")] {
         for entry in std::fs::read_dir(place).expect("a directory") {
-            bytes.extend(std::fs::read(entry.expect("an entry").path()).expect("its bytes"));
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                bytes.extend(std::fs::read(path).expect("its bytes"));
+            }
         }
     }
     let holds = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);

@@ -168,6 +168,13 @@ impl Core {
     pub fn tick(&self) {
         let now = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (base, before) = self.clock.get();
+        let expected = u128::try_from(before).unwrap_or(0) + (now - base).as_millis();
+        if wall.as_millis() + 1_000 < expected {
+            // The clock was put back: what was judged by the later time (a link that had expired,
+            // or had begun) must be judged again.
+            self.shared.app.resolver.clear();
+        }
         self.clock.set((now, i64::try_from(wall.as_millis()).unwrap_or(0)));
         if self.date_second.replace(wall.as_secs()) != wall.as_secs() {
             self.date.set(http_date(wall.as_secs()));
@@ -177,9 +184,9 @@ impl Core {
         let secret = self.shared.visitor_secret.load_full();
         *self.visitor_secret.borrow_mut() = secret;
         if self.draining() {
-            // A client that is quiet for a second is told by the closed connection; one that is
+            // A client that is quiet for two seconds is told by the closed connection; one that is
             // at work gets `Connection: close` with its next answer.
-            self.registry.hurry_idle(10);
+            self.registry.hurry_idle(20);
         }
     }
 

@@ -30,6 +30,7 @@ use super::core::Core;
 use super::facts::{Facts, visitor};
 use super::guard::{Guarded, Prefixed};
 use super::redirect::{POLICY, Verdict, cache_control, location, verdict};
+use super::service::is_host;
 use crate::metrics::Answer;
 
 /// A browser sends about 15 headers; a request with more than this is hyper's.
@@ -77,6 +78,9 @@ pub struct Fast<IO> {
     /// Answers not yet written.
     pending: Vec<u8>,
     written: usize,
+    /// Whether the last answer said that the connection closes. The flag behind it may turn at any
+    /// moment, so it is asked once per answer: a connection closes only if its client was told.
+    closing: bool,
 }
 
 /// How the fast loop ended.
@@ -91,7 +95,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
     /// Takes a connection whose next byte is the first of a request. `peer` is who is at the other
     /// end as far as sockets and PROXY protocol know.
     pub const fn new(io: Guarded<IO>, core: Rc<Core>, peer: IpAddr) -> Self {
-        Self { io, core, peer, kept: Vec::new(), fresh: false, pending: Vec::new(), written: 0 }
+        Self {
+            io,
+            core,
+            peer,
+            kept: Vec::new(),
+            fresh: false,
+            pending: Vec::new(),
+            written: 0,
+            closing: false,
+        }
     }
 
     /// Serves until the connection ends or needs hyper.
@@ -116,7 +129,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         loop {
             if !self.pending.is_empty() {
                 match ready!(self.poll_pending(cx)) {
-                    Ok(()) if self.core.draining() => return Poll::Ready(Step::Done),
+                    Ok(()) if self.closing => return Poll::Ready(Step::Done),
                     Ok(()) => {}
                     Err(_) => return Poll::Ready(Step::Done),
                 }
@@ -159,6 +172,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         let mut at = 0;
         let mut hits = 0;
         let mut next = None;
+        let close = core.draining();
         while at < bytes.len() {
             let rest = &bytes[at..];
             match parse(core, self.peer, rest) {
@@ -171,7 +185,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
                     break;
                 }
                 Parsed::Plain(ask, len) => {
-                    if answer_hit(core, &ask, began, &mut out) {
+                    if answer_hit(core, &ask, began, close, &mut out) {
                         hits += 1;
                         at += len;
                     } else if is_reserved(std::str::from_utf8(ask.code).unwrap_or_default()) {
@@ -187,6 +201,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
             }
         }
         if hits > 0 {
+            self.closing = close;
             // Phase first: the write that follows renews the deadline it sets.
             self.io.state().idle();
             core.metrics.answered(Answer::RedirectL1, hits);
@@ -209,7 +224,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
             }
             return None;
         }
-        if next.is_none() && hits > 0 && core.draining() {
+        if self.closing {
             return Some(Step::Done);
         }
         next
@@ -262,25 +277,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         let verdict = verdict(shared, &key, entry, ask.head, &ask.facts, ask.query).await;
         core.metrics.answered(verdict.answer(), 1);
         let mut out = Vec::with_capacity(512);
+        let close = core.draining();
         if let Verdict::Redirect { status, location, .. } = &verdict {
             let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
             let (now, code) = (core.wall(began), key.code.as_str());
             core.record(&ask.facts, ask.domain, code, now, kind, ask.address, ask.query);
-            write_redirect(&mut out, *status, location.as_bytes(), &core);
+            write_redirect(&mut out, *status, location.as_bytes(), close, &core);
         } else {
             let response = verdict.into_response(shared, &key, ask.facts.accept).await;
-            write_response(&mut out, response, ask.head, &core).await;
+            write_response(&mut out, response, ask.head, close, &core).await;
         }
         core.metrics.miss.observe(began.elapsed(), 1);
         self.io.state().idle();
         self.pending = out;
         self.written = 0;
+        self.closing = close;
         Ok(())
     }
 }
 
 /// Answers from L1 into `out`; `false` when L1 has no redirect to answer with.
-fn answer_hit(core: &Rc<Core>, ask: &Ask<'_>, began: Instant, out: &mut Vec<u8>) -> bool {
+fn answer_hit(
+    core: &Rc<Core>,
+    ask: &Ask<'_>,
+    began: Instant,
+    close: bool,
+    out: &mut Vec<u8>,
+) -> bool {
     let now = core.wall(began);
     let resolver = &core.shared.app.resolver;
     let Some(entry) = resolver.cached(ask.domain, ask.code, now, resolver.mono(began)) else {
@@ -292,7 +315,7 @@ fn answer_hit(core: &Rc<Core>, ask: &Ask<'_>, began: Instant, out: &mut Vec<u8>)
     // Numbered before its bytes are written.
     let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
     core.record(&ask.facts, ask.domain, entry.code_str(), now, kind, ask.address, ask.query);
-    put_redirect(out, status, &entry, ask.query, core);
+    put_redirect(out, status, &entry, ask.query, close, core);
     true
 }
 
@@ -301,17 +324,24 @@ fn put_redirect(
     status: RedirectStatus,
     entry: &Entry,
     query: Option<&str>,
+    close: bool,
     core: &Core,
 ) {
     if query.is_none() || !entry.forward_query() {
-        write_redirect(out, status, entry.target(), core);
+        write_redirect(out, status, entry.target(), close, core);
     } else {
-        write_redirect(out, status, location(entry, query).as_bytes(), core);
+        write_redirect(out, status, location(entry, query).as_bytes(), close, core);
     }
 }
 
 /// The bytes of a redirect. Kept in step with [`super::redirect::redirect`] by a test.
-fn write_redirect(out: &mut Vec<u8>, status: RedirectStatus, location: &[u8], core: &Core) {
+fn write_redirect(
+    out: &mut Vec<u8>,
+    status: RedirectStatus,
+    location: &[u8],
+    close: bool,
+    core: &Core,
+) {
     let line: &[u8] = match status {
         RedirectStatus::MovedPermanently => b"HTTP/1.1 301 Moved Permanently\r\nlocation: ",
         RedirectStatus::Found => b"HTTP/1.1 302 Found\r\nlocation: ",
@@ -326,11 +356,11 @@ fn write_redirect(out: &mut Vec<u8>, status: RedirectStatus, location: &[u8], co
     out.extend_from_slice(POLICY.as_bytes());
     out.extend_from_slice(b"\r\ncontent-length: 0\r\ndate: ");
     out.extend_from_slice(&core.date());
-    end_of_head(out, core);
+    end_of_head(out, close);
 }
 
-fn end_of_head(out: &mut Vec<u8>, core: &Core) {
-    if core.draining() {
+fn end_of_head(out: &mut Vec<u8>, close: bool) {
+    if close {
         out.extend_from_slice(b"\r\nconnection: close\r\n\r\n");
     } else {
         out.extend_from_slice(b"\r\n\r\n");
@@ -342,6 +372,7 @@ async fn write_response(
     out: &mut Vec<u8>,
     response: axum::response::Response,
     head: bool,
+    close: bool,
     core: &Core,
 ) {
     let (parts, body) = response.into_parts();
@@ -357,7 +388,7 @@ async fn write_response(
     }
     out.extend_from_slice(format!("content-length: {}\r\ndate: ", body.len()).as_bytes());
     out.extend_from_slice(&core.date());
-    end_of_head(out, core);
+    end_of_head(out, close);
     if !head {
         out.extend_from_slice(&body);
     }
@@ -397,7 +428,7 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     }
     let pairs = request.headers.iter().map(|header| (header.name.as_bytes(), header.value));
     let facts = Facts::of(pairs.clone());
-    if facts.special || facts.hosts != 1 {
+    if facts.special || facts.hosts != 1 || !is_host(facts.host) {
         return Parsed::Other;
     }
     let ask = Ask {

@@ -1,6 +1,8 @@
 //! A request body that must keep coming: a sender that trickles is given up.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,12 +13,32 @@ use tokio::time::{Instant, Sleep};
 /// Fewer bytes than this in a whole window, while we wait for them, is a trickle.
 const MIN_PER_WINDOW: u64 = 1_024;
 
+/// How a body is doing, for whoever answers its request.
+#[derive(Debug, Default)]
+pub struct Pace {
+    slow: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Pace {
+    /// Whether it was given up.
+    pub fn too_slow(&self) -> bool {
+        self.slow.load(Ordering::Acquire)
+    }
+
+    /// Whether all of it came.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
 /// Wraps a body: in each window of waiting at least a kilobyte must arrive, or its end.
 pub struct Paced<B> {
     body: B,
     window: Duration,
     timer: Pin<Box<Sleep>>,
     got: u64,
+    pace: Arc<Pace>,
 }
 
 /// The body came too slowly.
@@ -24,10 +46,11 @@ pub struct Paced<B> {
 #[error("the request's body came too slowly")]
 pub struct TooSlow;
 
-impl<B> Paced<B> {
+impl<B: Body> Paced<B> {
     /// A body with this pace.
-    pub fn new(body: B, window: Duration) -> Self {
-        Self { body, window, timer: Box::pin(tokio::time::sleep(window)), got: 0 }
+    pub fn new(body: B, window: Duration, pace: Arc<Pace>) -> Self {
+        pace.ended.store(body.is_end_stream(), Ordering::Release);
+        Self { body, window, timer: Box::pin(tokio::time::sleep(window)), got: 0, pace }
     }
 }
 
@@ -51,12 +74,21 @@ where
                     this.got = 0;
                     this.timer.as_mut().reset(Instant::now() + this.window);
                 }
+                if this.body.is_end_stream() {
+                    this.pace.ended.store(true, Ordering::Release);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.pace.ended.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
             Poll::Pending => match this.timer.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(TooSlow.into()))),
+                Poll::Ready(()) => {
+                    this.pace.slow.store(true, Ordering::Release);
+                    Poll::Ready(Some(Err(TooSlow.into())))
+                }
                 Poll::Pending => Poll::Pending,
             },
         }
@@ -92,12 +124,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trickle_is_given_up_and_a_steady_body_is_not() {
         let window = Duration::from_secs(10);
-        let trickle = Paced::new(drip(1, Duration::from_secs(3), 100), window);
+        let trickle = Paced::new(drip(1, Duration::from_secs(3), 100), window, Arc::default());
         let started = Instant::now();
         let error = trickle.collect().await.err().map(|e| e.to_string());
         assert_eq!(error.as_deref(), Some("the request's body came too slowly"));
         assert!(started.elapsed() < Duration::from_secs(16));
-        let steady = Paced::new(drip(2_000, Duration::from_secs(9), 20), window);
+        let steady = Paced::new(drip(2_000, Duration::from_secs(9), 20), window, Arc::default());
         assert_eq!(steady.collect().await.map(|c| c.to_bytes().len()).ok(), Some(40_000));
     }
 }

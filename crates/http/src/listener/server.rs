@@ -330,7 +330,8 @@ where
         .header_read_timeout(None)
         .max_buf_size(core.shared.options.max_head.max(8 * 1024))
         .half_close(false)
-        .pipeline_flush(true)
+        // Not `pipeline_flush`: with bytes left over it keeps the 400 of a parse error back.
+        .pipeline_flush(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(io::Error::other)

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -23,7 +24,7 @@ use tower::ServiceExt;
 use super::core::Core;
 use super::facts::{Facts, visitor};
 use super::guard::ConnState;
-use super::paced::Paced;
+use super::paced::{Pace, Paced};
 use super::redirect::{Verdict, verdict, wants};
 use crate::client::Client;
 use crate::metrics::Route;
@@ -221,7 +222,9 @@ impl Service {
         };
         let wants = wants(accept(request.headers()));
         let window = shared.options.body_window;
-        let mut request = request.map(|body| Body::new(Paced::new(body, window)));
+        let pace = Arc::new(Pace::default());
+        let watched = Arc::clone(&pace);
+        let mut request = request.map(|body| Body::new(Paced::new(body, window, watched)));
         request.extensions_mut().insert(client);
         let router = shared.router.clone();
         let handler = shared.api.spawn(router.oneshot(request));
@@ -232,6 +235,7 @@ impl Service {
             tokio::time::timeout(timeout, handler).await.ok()
         };
         let response = match answer {
+            _ if pace.too_slow() => error_page(StatusCode::REQUEST_TIMEOUT, wants),
             Some(Ok(Ok(response))) => response,
             Some(Ok(Err(never))) => match never {},
             Some(Err(error)) => {
@@ -239,6 +243,8 @@ impl Service {
                 tracing::error!(%error, "a handler failed");
                 error_page(StatusCode::INTERNAL_SERVER_ERROR, wants)
             }
+            // Whose fault it is, is told by whether the body was still on its way.
+            None if !pace.ended() => error_page(StatusCode::REQUEST_TIMEOUT, wants),
             None => error_page(StatusCode::SERVICE_UNAVAILABLE, wants),
         };
         let route = if api { Route::Api } else { Route::Page };
@@ -260,10 +266,15 @@ fn sane<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if host.is_some_and(|host| !is_host(host.as_bytes())) {
             return Err(StatusCode::BAD_REQUEST);
         }
-        if headers.contains_key(TRANSFER_ENCODING)
-            && (headers.contains_key(CONTENT_LENGTH) || request.version() == Version::HTTP_10)
-        {
-            return Err(StatusCode::BAD_REQUEST);
+        // One coding, and the only one we read: whoever stands in front of us must not see another
+        // end of the message than we do.
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next() {
+            let plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            let alone = codings.next().is_none() && !headers.contains_key(CONTENT_LENGTH);
+            if !plain || !alone || request.version() == Version::HTTP_10 {
+                return Err(StatusCode::BAD_REQUEST);
+            }
         }
     }
     if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
@@ -276,7 +287,7 @@ fn sane<B>(request: &Request<B>) -> Result<(), StatusCode> {
 }
 
 /// The characters of an authority (RFC 3986, section 3.2), without user information.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     host.len() <= 300
         && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(b))
 }

@@ -1,9 +1,39 @@
 //! The table of settings: the single source of keys, variables, flags, defaults, docs and parsers.
 
-mod settings;
-
 use super::Config;
 use super::parse::Raw;
+
+/// Writes one setting; a leading `secret` marks it as one.
+macro_rules! setting {
+    ($key:literal, $env:literal, $flag:expr, $default:expr, $unit:literal, $doc:literal, $set:expr) => {
+        Setting {
+            key: $key,
+            env: $env,
+            flag: $flag,
+            default: $default,
+            unit: $unit,
+            secret: false,
+            doc: $doc,
+            set: $set,
+        }
+    };
+    (secret $($setting:tt)*) => {
+        Setting { secret: true, ..setting!($($setting)*) }
+    };
+}
+
+/// Assigns the parsed value to one field.
+macro_rules! to {
+    ($($field:ident).+, $parser:expr) => {
+        |config, raw| {
+            config.$($field).+ = $parser(raw)?;
+            Ok(())
+        }
+    };
+}
+
+// After the macros, which it uses.
+mod settings;
 
 pub(super) use settings::SETTINGS;
 

@@ -7,29 +7,50 @@ use shunt_domain::ports::MetaStore;
 use shunt_domain::{Deadline, Outcome, Timestamp};
 use shunt_http::listener::core::{Shared, VisitorSecret};
 use shunt_store::sqlite::SqliteStore;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Started;
 use crate::config::Config;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The signals a server listens to, from its first moment: one that comes while it starts must
+/// not kill it half-way.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    replace: Signal,
+}
+
+impl Signals {
+    /// Begins to listen. Within a runtime.
+    pub(super) fn install() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+            hang_up: signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+            replace: signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?,
+        })
+    }
+}
+
 /// Runs the background work until SIGTERM, SIGINT, or a successor that took the sockets.
-pub(super) async fn until_told_to_stop(config: &Config, started: &Started) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let mut replace = signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?;
+pub(super) async fn until_told_to_stop(
+    config: &Config,
+    started: &Started,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     let mut successor = std::pin::pin!(started.handover.taken());
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             () = successor.as_mut() => return Ok(()),
-            _ = replace.recv() => super::handover::spawn_successor(config),
-            _ = hang_up.recv() => reload_certificates(started),
+            _ = signals.replace.recv() => super::handover::spawn_successor(config),
+            _ = signals.hang_up.recv() => reload_certificates(started),
             _ = second.tick() => {
                 reload_certificates(started);
                 if secret_is_old(started) {

@@ -47,6 +47,10 @@ const CLICKS_PATIENCE: Duration = Duration::from_secs(20);
 pub fn run(config: &Config, takeover: bool) -> anyhow::Result<()> {
     logging::start(&config.log)?;
     let runtime = api_runtime(config)?;
+    let signals = {
+        let _within = runtime.enter();
+        background::Signals::install()?
+    };
     let certificates = certificates(config)?;
     let predecessor = if takeover {
         handover::ask(config).context("take over from the running server")?
@@ -68,7 +72,7 @@ pub fn run(config: &Config, takeover: bool) -> anyhow::Result<()> {
     banner::print(config, &base_url, setup.as_deref(), &started.addresses);
     tracing::info!(base_url, "ready");
 
-    runtime.block_on(background::until_told_to_stop(config, &started))?;
+    runtime.block_on(background::until_told_to_stop(config, &started, signals))?;
     tracing::info!("stopping: finishing what is here");
     stop(config, &runtime, built, started);
     tracing::info!("stopped");

@@ -18,34 +18,6 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
-macro_rules! setting {
-    ($key:literal, $env:literal, $flag:expr, $default:expr, $unit:literal, $doc:literal, $set:expr) => {
-        Setting {
-            key: $key,
-            env: $env,
-            flag: $flag,
-            default: $default,
-            unit: $unit,
-            secret: false,
-            doc: $doc,
-            set: $set,
-        }
-    };
-    (secret $($setting:tt)*) => {
-        Setting { secret: true, ..setting!($($setting)*) }
-    };
-}
-
-/// Assigns the parsed value to one field.
-macro_rules! to {
-    ($($field:ident).+, $parser:expr) => {
-        |config, raw| {
-            config.$($field).+ = $parser(raw)?;
-            Ok(())
-        }
-    };
-}
-
 /// All settings, section by section.
 pub(in crate::config) const SETTINGS: &[Setting] = &[
     setting!(
