@@ -54,6 +54,7 @@ impl Shunt {
     /// # Errors
     /// When there is no port or no place.
     pub fn new() -> Result<Self> {
+        sweep_rings();
         let logs = tempfile::Builder::new().prefix("shunt-test-").tempdir()?;
         Ok(Self {
             data: logs.path().join("data"),
@@ -283,6 +284,21 @@ pub fn sum_of(text: &str, name: &str, labels: &str) -> Option<f64> {
         }
     }
     sum
+}
+
+/// Removes the click rings of servers whose data directory is gone: a killed server leaves them in
+/// memory for its next start, which a test that ended never makes.
+fn sweep_rings() {
+    let Ok(entries) = fs::read_dir("/dev/shm") else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with("shunt-");
+        let orphaned = fs::read_link(path.join("owner")).is_ok_and(|owner| !owner.exists());
+        if ours && orphaned {
+            // Another test may be sweeping too.
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
 }
 
 fn healthy(address: &Address) -> bool {

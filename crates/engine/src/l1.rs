@@ -36,7 +36,11 @@ pub enum Kind {
 /// The fixed part of an entry: 24 bytes, kept small on purpose.
 #[derive(Clone, Copy, Debug)]
 struct Head {
-    version: u64,
+    /// Saturates after four thousand million edits of one link.
+    version: u32,
+    /// When the link was judged: seconds of the wall clock. Put back behind it, the clock makes the
+    /// judgement (expired, begun) worthless.
+    judged: u32,
     /// Until when the entry may be used: wall-clock milliseconds; for [`Kind::Absent`] milliseconds
     /// of the cache's monotonic clock.
     until: i64,
@@ -70,7 +74,8 @@ impl Entry {
         };
         let code = key.code.as_str().as_bytes();
         let head = Head {
-            version,
+            version: u32::try_from(version).unwrap_or(u32::MAX),
+            judged: u32::try_from(now.as_millis() / 1_000).unwrap_or(u32::MAX),
             until,
             domain: key.domain.0,
             // A code has at most 128 bytes.
@@ -91,7 +96,7 @@ impl Entry {
 
     /// The version of the link it was made from; 0 for [`Kind::Absent`].
     pub fn version(&self) -> Version {
-        Version(self.0.header.header.version)
+        Version(u64::from(self.0.header.header.version))
     }
 
     /// Whether the visitor's query is appended.
@@ -127,7 +132,11 @@ impl Entry {
         let until = self.0.header.header.until;
         match self.kind() {
             Kind::Absent => mono < until,
-            _ => now.as_millis() < until,
+            // A second of grace: cores read their clocks at different moments.
+            _ => {
+                let judged = i64::from(self.0.header.header.judged) * 1_000;
+                now.as_millis() < until && now.as_millis() + 1_000 >= judged
+            }
         }
     }
 }
@@ -320,6 +329,19 @@ mod tests {
         let at = |ms| l1.get(7, DomainId::DEFAULT, b"aaaaaaa", Timestamp::from_millis(ms), 0);
         assert!(at(999).is_some());
         assert!(at(1_000).is_none());
+    }
+
+    #[test]
+    fn a_clock_put_back_makes_the_judgement_worthless() {
+        let l1 = cache();
+        let mut expired = link("aaaaaaa", "https://a.example/");
+        expired.data.expires_at = Some(Timestamp::from_millis(50_000));
+        let stored = Stored::Link(Box::new(expired.clone()));
+        let later = Timestamp::from_millis(60_000);
+        l1.insert(7, Entry::new(expired.key(), Some(&stored), later, 0));
+        let at = |ms| l1.get(7, DomainId::DEFAULT, b"aaaaaaa", Timestamp::from_millis(ms), 0);
+        assert_eq!(at(60_000).map(|entry| entry.kind()), Some(Kind::Gone));
+        assert!(at(40_000).is_none(), "judged by a clock that was wrong");
     }
 
     #[test]

@@ -79,11 +79,13 @@ fn clocks_that_jump_expire_links_and_nothing_else() {
         set(&clock, jump);
         for (code, status) in [("ends", ends), ("begins", begins), ("ever", 302)] {
             let path = format!("/{code}");
+            let mut last = String::new();
             until(SOON, &format!("{status} for {code} after a jump of {jump} s"), || {
                 let answer = kept.ask(&Request::get(&path)).unwrap();
+                last = format!("{} {:?}", answer.status, answer.header("date"));
                 (answer.status == status).then_some(())
             })
-            .unwrap();
+            .unwrap_or_else(|error| panic!("{error}; at last {last}; made at {today}"));
         }
         for _ in 0..20 {
             let code = kit::shorten(&mut kept, "https://example.com/x");

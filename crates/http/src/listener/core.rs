@@ -168,13 +168,6 @@ impl Core {
     pub fn tick(&self) {
         let now = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (base, before) = self.clock.get();
-        let expected = u128::try_from(before).unwrap_or(0) + (now - base).as_millis();
-        if wall.as_millis() + 1_000 < expected {
-            // The clock was put back: what was judged by the later time (a link that had expired,
-            // or had begun) must be judged again.
-            self.shared.app.resolver.clear();
-        }
         self.clock.set((now, i64::try_from(wall.as_millis()).unwrap_or(0)));
         if self.date_second.replace(wall.as_secs()) != wall.as_secs() {
             self.date.set(http_date(wall.as_secs()));
