@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a number is folded once per folder: [`Folder::fold`] refuses one it has;
 //! - rows come out sorted by key and hour, marks by (node, boot, lane, first);
-//! - a new dimension is a new figure in [`Figures`] or a table beside it; the marks stay as they
+//! - a new dimension is a new figure in `Figures` or a table beside it; the marks stay as they
 //!   are.
 
 use std::collections::BTreeMap;

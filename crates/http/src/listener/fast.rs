@@ -1,6 +1,6 @@
 //! The fast loop: answers plain `GET`s and `HEAD`s of links, and hands everything else to hyper.
 //!
-//! "Plain" is strict on purpose, because a second parser is a second thing to attack (ADR 0004):
+//! "Plain" is strict on purpose, because a second parser is a second thing to attack (ADR 0002):
 //! HTTP/1.1, one `Host`, a path of one segment of code bytes, no body, nothing that touches framing
 //! or the connection. Any doubt, parse errors included, makes the connection hyper's, with all
 //! bytes from the first one of that request, for the rest of its life.

@@ -3,12 +3,12 @@
 //!
 //! Invariants:
 //! - every page works without JavaScript, loads nothing from outside and carries the headers of
-//!   [`headers`]; whatever somebody typed is escaped by the templates;
-//! - a request that changes something and was sent by another site is refused ([`origin`]);
-//! - no key is ever put into an address, a cookie or a page, but for the one answer of [`setup`].
+//!   `headers`; whatever somebody typed is escaped by the templates;
+//! - a request that changes something and was sent by another site is refused (`origin`);
+//! - no key is ever put into an address, a cookie or a page, but for the one answer of `setup`.
 //!
-//! The listener that serves redirects sends `/{code}+` to [`preview`], `/{code}.qr` to [`qr`],
-//! links with a misleading host to [`warning`], and everything that fails to [`error_page`].
+//! The listener that serves redirects sends `/{code}+` to `preview`, `/{code}.qr` to `qr`,
+//! links with a misleading host to `warning`, and everything that fails to `error_page`.
 
 mod assets;
 mod docs;

@@ -44,7 +44,7 @@ use anyhow::Context;
         or a search for the highest rate at which p99 holds a bound with --find-rate."
 )]
 pub(crate) struct Args {
-    /// Server to put load on: http://host[:port][/prefix].
+    /// Server to put load on: `http://host[:port][/prefix]`.
     #[arg(default_value = "http://127.0.0.1:8080")]
     pub(crate) url: String,
 
