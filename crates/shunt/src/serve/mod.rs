@@ -131,6 +131,8 @@ fn start(
     runtime.block_on(background::refresh_visitor_secret(&shared, &built.store))?;
     metrics.add_source(samples::connections(&shared));
 
+    // Built now, so that the first visitor who meets an error does not wait for the pages.
+    shunt_http::web::prepare();
     let addresses = sockets.addresses()?;
     let handover = handover::Offer::prepare(config, &sockets)?;
     let (mut per_core, ops_socket) = sockets.spread(cores)?;
@@ -242,15 +244,9 @@ fn stop(config: &Config, runtime: &Runtime, built: Built, started: Started) {
     // The cores are gone, and with them the recorders: the boot can be closed.
     drop(started.shared);
     drop(started.store);
-    match Arc::try_unwrap(started.pipeline) {
-        Ok(pipeline) => {
-            let report = pipeline.shutdown(Deadline::after(Instant::now(), CLICKS_PATIENCE));
-            if !(report.closed && report.stored) {
-                tracing::warn!("not all clicks could be stored; the next start does it");
-            }
-        }
-        // The metrics still look at it; the next start recovers what is on the rings.
-        Err(_) => tracing::warn!("the click pipeline was still in use; the next start recovers it"),
+    let report = started.pipeline.shutdown(Deadline::after(Instant::now(), CLICKS_PATIENCE));
+    if !(report.closed && report.stored) {
+        tracing::warn!("not all clicks could be stored; the next start does it");
     }
     // Best effort: the process is leaving either way.
     let _ = started.stop_ops.send(true);
