@@ -3,28 +3,41 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use shunt_domain::DomainId;
 
 /// Host names of all registered domains. A host that nobody registered means the default domain.
 #[derive(Debug, Default)]
-pub struct DomainMap(ArcSwap<HashMap<String, DomainId>>);
+pub struct DomainMap {
+    map: ArcSwap<HashMap<String, DomainId>>,
+    /// Whether any domain is registered. Most services have none, and one flag is quicker to ask
+    /// than an empty map.
+    any: AtomicBool,
+}
 
 impl DomainMap {
     /// Replaces the map.
     pub fn replace(&self, domains: impl IntoIterator<Item = (DomainId, String)>) {
-        let map = domains.into_iter().map(|(id, host)| (host, id)).collect();
-        self.0.store(Arc::new(map));
+        let map: HashMap<_, _> = domains.into_iter().map(|(id, host)| (host, id)).collect();
+        let any = !map.is_empty();
+        self.map.store(Arc::new(map));
+        self.any.store(any, Ordering::Release);
+    }
+
+    /// Whether any domain is registered; else every host means the default one.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
     }
 
     /// The domain of a `Host` header or `:authority`: port and one trailing dot are ignored, case
     /// is folded. Constant time; free when no domain is registered.
     pub fn of_host(&self, host: &[u8]) -> DomainId {
-        let map = self.0.load();
-        if map.is_empty() {
+        if !self.any() {
             return DomainId::DEFAULT;
         }
+        let map = self.map.load();
         let Ok(host) = std::str::from_utf8(host) else {
             return DomainId::DEFAULT;
         };
@@ -37,12 +50,12 @@ impl DomainMap {
 
     /// The host name of a domain; `None` for the default one.
     pub fn name(&self, id: DomainId) -> Option<String> {
-        self.0.load().iter().find(|(_, known)| **known == id).map(|(host, _)| host.clone())
+        self.map.load().iter().find(|(_, known)| **known == id).map(|(host, _)| host.clone())
     }
 
     /// All registered host names.
     pub fn hosts(&self) -> Vec<String> {
-        self.0.load().keys().cloned().collect()
+        self.map.load().keys().cloned().collect()
     }
 }
 

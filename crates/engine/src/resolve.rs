@@ -18,7 +18,7 @@ use shunt_domain::{
 };
 use tokio::sync::watch;
 
-use crate::l1::{Entry, L1};
+use crate::l1::{Entry, Head, L1};
 
 /// How the resolver works.
 #[derive(Clone, Copy, Debug)]
@@ -107,15 +107,19 @@ impl Resolver {
         i64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// The cached answer, if there is one: the hot path. Awaits nothing, allocates nothing.
+    /// The cached answer, if there is one, with its target in `target`: the hot path. Awaits
+    /// nothing; allocates nothing once the buffer has grown. `hash` is [`L1::hash`] of domain and
+    /// code.
     pub fn cached(
         &self,
+        hash: u64,
         domain: DomainId,
         code: &[u8],
         now: Timestamp,
         mono: i64,
-    ) -> Option<Entry> {
-        self.l1.get(self.l1.hash(domain, code), domain, code, now, mono)
+        target: &mut Vec<u8>,
+    ) -> Option<Head> {
+        self.l1.get(hash, domain, code, now, mono, target)
     }
 
     /// The answer for `key`: cached, or loaded once for all who ask at the same time.
@@ -125,8 +129,10 @@ impl Resolver {
     pub async fn resolve(self: &Arc<Self>, key: &LinkKey) -> Loaded {
         let code = key.code.as_str().as_bytes();
         let mono = self.mono(Instant::now());
-        if let Some(entry) = self.cached(key.domain, code, self.clock.now(), mono) {
-            return Ok(entry);
+        let (hash, now) = (self.l1.hash(key.domain, code), self.clock.now());
+        let mut target = Vec::new();
+        if let Some(head) = self.cached(hash, key.domain, code, now, mono, &mut target) {
+            return Ok(Entry::cached(head, &target));
         }
         self.load(key).await
     }
@@ -257,13 +263,13 @@ impl Landing<'_> {
         let now = resolver.clock.now();
         let ttl = i64::try_from(resolver.options.negative_ttl.as_millis()).unwrap_or(0).min(1_000);
         let absent_until = resolver.mono(Instant::now()) + ttl;
-        let entry = Entry::new(self.key, stored.as_ref(), now, absent_until);
+        let entry = Entry::new(stored.as_ref(), now, absent_until);
         let hash = resolver.l1.hash(self.key.domain, self.key.code.as_str().as_bytes());
         let flights = resolver.flights_of(self.key);
         // The lock is held over the fill, so a change comes wholly before it (the flight is gone)
         // or wholly after it (the change removes the entry).
         if flights.get(self.key).is_some_and(|flight| flight.id == self.id) {
-            resolver.l1.insert(hash, entry.clone());
+            resolver.l1.insert(hash, self.key, &entry);
         } else {
             resolver.stats.refused_fills.fetch_add(1, Ordering::Relaxed);
         }

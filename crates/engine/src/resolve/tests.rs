@@ -77,7 +77,7 @@ async fn a_second_look_asks_nobody() {
     reader.put(&a);
     for _ in 0..3 {
         let entry = resolver.resolve(a.key()).await.unwrap();
-        assert_eq!(entry.target_str(), "https://a.example/");
+        assert_eq!(entry.target(), "https://a.example/");
     }
     assert_eq!(reader.reads.load(Ordering::Relaxed), 1);
 }
@@ -147,12 +147,12 @@ async fn a_load_begun_before_an_edit_never_fills_and_later_callers_see_the_edit(
     resolver.link_changed(new.key(), new.version);
     *reader.gate.lock().unwrap() = None;
     let entry = resolver.resolve(new.key()).await.unwrap();
-    assert_eq!(entry.target_str(), "https://new.example/", "asked after the edit");
+    assert_eq!(entry.target(), "https://new.example/", "asked after the edit");
 
     gate.notify_one();
-    assert_eq!(early.await.unwrap().unwrap().target_str(), "https://old.example/");
+    assert_eq!(early.await.unwrap().unwrap().target(), "https://old.example/");
     let entry = resolver.resolve(new.key()).await.unwrap();
-    assert_eq!(entry.target_str(), "https://new.example/", "the late load must not fill");
+    assert_eq!(entry.target(), "https://new.example/", "the late load must not fill");
     assert_eq!(resolver.stats().refused_fills.load(Ordering::Relaxed), 1);
 }
 
@@ -180,7 +180,7 @@ async fn an_unreachable_store_is_never_cached_as_absent() {
     reader.failing.store(true, Ordering::Relaxed);
     assert!(matches!(resolver.resolve(a.key()).await, Err(StoreError::Unavailable(_))));
     reader.failing.store(false, Ordering::Relaxed);
-    assert_eq!(resolver.resolve(a.key()).await.unwrap().target_str(), "https://a.example/");
+    assert_eq!(resolver.resolve(a.key()).await.unwrap().target(), "https://a.example/");
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn absent_is_remembered_and_a_create_ends_it_at_once() {
     let created = link("newlink", "https://a.example/");
     reader.put(&created);
     resolver.link_changed(&key, created.version);
-    assert_eq!(resolver.resolve(&key).await.unwrap().target_str(), "https://a.example/");
+    assert_eq!(resolver.resolve(&key).await.unwrap().target(), "https://a.example/");
 }
 
 #[tokio::test(start_paused = true)]

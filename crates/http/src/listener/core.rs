@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use shunt_domain::click::{ClickFlags, ClickKind};
 use shunt_domain::ports::ClickRecorder;
-use shunt_domain::{DomainId, Timestamp};
+use shunt_domain::{DomainId, RedirectStatus, Timestamp};
 use shunt_engine::domains::DomainMap;
 use siphasher::sip::SipHasher24;
 
@@ -19,6 +19,7 @@ use super::facts::{Facts, utm_of};
 use super::guard::{Deadlines, Registry, TICK};
 use super::limits::ConnectionLimits;
 use super::proxies::TrustedProxies;
+use super::redirect::{POLICY, cache_control};
 use crate::app::AppState;
 use crate::metrics::{CoreMetrics, Metrics};
 
@@ -52,9 +53,8 @@ pub struct VisitorSecret {
 }
 
 impl VisitorSecret {
-    /// SipHash-2-4 of the address and the user agent under the day's secret. Never 0, which means
-    /// "not known".
-    fn hash(&self, address: IpAddr, user_agent: &[u8]) -> u64 {
+    /// SipHash-2-4 under the day's secret; address and user agent go in.
+    fn hasher(&self) -> SipHasher24 {
         let word = |at: usize| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&self.secret[at..at + 8]);
@@ -63,13 +63,18 @@ impl VisitorSecret {
         // SipHash takes 128 bits; the other half of the secret goes in as data.
         let mut hasher = SipHasher24::new_with_keys(word(0), word(8));
         hasher.write(&self.secret[16..]);
-        match address.to_canonical() {
-            IpAddr::V4(v4) => hasher.write(&v4.octets()),
-            IpAddr::V6(v6) => hasher.write(&v6.octets()),
-        }
-        hasher.write(user_agent);
-        hasher.finish().max(1)
+        hasher
     }
+}
+
+/// One visitor's hash, from the hasher of the day. Never 0, which means "not known".
+fn visitor_hash(mut hasher: SipHasher24, address: IpAddr, user_agent: &[u8]) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => hasher.write(&v4.octets()),
+        IpAddr::V6(v6) => hasher.write(&v6.octets()),
+    }
+    hasher.write(user_agent);
+    hasher.finish().max(1)
 }
 
 /// What all cores share.
@@ -108,13 +113,19 @@ pub struct Core {
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// Answers are put together here; borrowed only within one poll.
     pub(super) out: RefCell<Vec<u8>>,
+    /// Targets are copied out of L1 into here; borrowed only within one poll.
+    pub(super) target: RefCell<Vec<u8>>,
     recorder: RefCell<Box<dyn ClickRecorder>>,
     base_path: Box<[u8]>,
     clock: Cell<(Instant, i64)>,
     started: Instant,
     date: Cell<[u8; 29]>,
     date_second: Cell<u64>,
+    /// What follows the location of a redirect, but for its last line end: of those that are asked
+    /// for again at once, and of the others.
+    tails: RefCell<[Vec<u8>; 2]>,
     visitor_secret: RefCell<Option<Arc<VisitorSecret>>>,
+    visitor_hasher: RefCell<Option<SipHasher24>>,
 }
 
 impl Core {
@@ -128,13 +139,16 @@ impl Core {
             drain_began: tokio::sync::Notify::new(),
             scratch: RefCell::new(vec![0; shared.options.max_head].into()),
             out: RefCell::new(Vec::with_capacity(16 * 1024)),
+            target: RefCell::new(Vec::with_capacity(1024)),
             recorder: RefCell::new(recorder),
             base_path,
             clock: Cell::new((Instant::now(), 0)),
             started: Instant::now(),
             date: Cell::new([b' '; 29]),
             date_second: Cell::new(u64::MAX),
+            tails: RefCell::default(),
             visitor_secret: RefCell::new(None),
+            visitor_hasher: RefCell::new(None),
             shared,
         });
         core.tick();
@@ -164,18 +178,35 @@ impl Core {
         self.date.get()
     }
 
+    /// Appends what follows the location of a redirect, but for its last line end.
+    pub(super) fn put_tail(&self, out: &mut Vec<u8>, status: RedirectStatus) {
+        let [again, kept] = &*self.tails.borrow();
+        out.extend_from_slice(match status {
+            RedirectStatus::Found | RedirectStatus::Temporary => again,
+            RedirectStatus::MovedPermanently | RedirectStatus::Permanent => kept,
+        });
+    }
+
     /// The once-per-tick housekeeping: clocks, late connections, the day's secret.
     pub fn tick(&self) {
         let now = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.clock.set((now, i64::try_from(wall.as_millis()).unwrap_or(0)));
         if self.date_second.replace(wall.as_secs()) != wall.as_secs() {
-            self.date.set(http_date(wall.as_secs()));
+            let date = http_date(wall.as_secs());
+            self.date.set(date);
+            let statuses = [RedirectStatus::Found, RedirectStatus::Permanent];
+            *self.tails.borrow_mut() = statuses.map(|status| tail(status, &date));
         }
         let ticks = now.duration_since(self.started).as_millis() / TICK.as_millis();
         self.metrics.late(self.registry.sweep(u32::try_from(ticks).unwrap_or(u32::MAX - 1)));
         let secret = self.shared.visitor_secret.load_full();
-        *self.visitor_secret.borrow_mut() = secret;
+        let mut known = self.visitor_secret.borrow_mut();
+        if known.as_ref().map(|known| known.secret) != secret.as_ref().map(|new| new.secret) {
+            *self.visitor_hasher.borrow_mut() = secret.as_ref().map(|secret| secret.hasher());
+            *known = secret;
+        }
+        drop(known);
         if self.draining() {
             // A client that is quiet for two seconds is told by the closed connection; one that is
             // at work gets `Connection: close` with its next answer.
@@ -198,8 +229,8 @@ impl Core {
         let options = &self.shared.options;
         let asks_not_to = facts.flags.has(ClickFlags::GPC) || facts.flags.has(ClickFlags::DNT);
         let visitor = if options.hash_visitors && !(options.honour_gpc && asks_not_to) {
-            let secret = self.visitor_secret.borrow();
-            secret.as_ref().map_or(0, |secret| secret.hash(address, facts.user_agent))
+            let hasher = *self.visitor_hasher.borrow();
+            hasher.map_or(0, |hasher| visitor_hash(hasher, address, facts.user_agent))
         } else {
             0
         };
@@ -207,6 +238,16 @@ impl Core {
         let click = facts.click(domain, code, at, kind, visitor, address, &utm);
         self.recorder.borrow_mut().record(&click);
     }
+}
+
+/// The headers of a redirect that follow its location.
+fn tail(status: RedirectStatus, date: &[u8]) -> Vec<u8> {
+    let (cache, date) = (cache_control(status), String::from_utf8_lossy(date));
+    format!(
+        "\r\ncache-control: {cache}\r\nreferrer-policy: {POLICY}\r\ncontent-length: 0\r\n\
+         date: {date}"
+    )
+    .into_bytes()
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -255,13 +296,15 @@ mod tests {
     #[test]
     fn visitors_differ_by_address_agent_and_day() {
         let today = VisitorSecret { day: 1, secret: [7; 32] };
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let one = today.hash(ip("192.0.2.1"), b"agent");
-        assert_eq!(one, today.hash(ip("::ffff:192.0.2.1"), b"agent"));
-        assert_ne!(one, today.hash(ip("192.0.2.2"), b"agent"));
-        assert_ne!(one, today.hash(ip("192.0.2.1"), b"other"));
+        let hash = |secret: &VisitorSecret, ip: &str, agent: &[u8]| {
+            visitor_hash(secret.hasher(), ip.parse().unwrap(), agent)
+        };
+        let one = hash(&today, "192.0.2.1", b"agent");
+        assert_eq!(one, hash(&today, "::ffff:192.0.2.1", b"agent"));
+        assert_ne!(one, hash(&today, "192.0.2.2", b"agent"));
+        assert_ne!(one, hash(&today, "192.0.2.1", b"other"));
         let mut later = [7; 32];
         later[31] = 8;
-        assert_ne!(one, VisitorSecret { day: 2, secret: later }.hash(ip("192.0.2.1"), b"agent"));
+        assert_ne!(one, hash(&VisitorSecret { day: 2, secret: later }, "192.0.2.1", b"agent"));
     }
 }

@@ -165,6 +165,9 @@ fn says_prefetch(value: &[u8]) -> bool {
 
 /// Host of a URL, without user, port, path: only what is between `://` and the next `/?#`.
 fn host_of(url: &str) -> &str {
+    if url.is_empty() {
+        return "";
+    }
     let Some((_, rest)) = url.split_once("://") else {
         return "";
     };

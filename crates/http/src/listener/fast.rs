@@ -23,13 +23,13 @@ use shunt_domain::click::ClickKind;
 use shunt_domain::code::is_code_byte;
 use shunt_domain::reserved::is_reserved;
 use shunt_domain::{Code, DomainId, LinkKey, RedirectStatus};
-use shunt_engine::l1::{Entry, Kind};
+use shunt_engine::l1::Kind;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::core::Core;
 use super::facts::{Facts, visitor};
 use super::guard::{Guarded, Prefixed};
-use super::redirect::{POLICY, Verdict, cache_control, location, verdict};
+use super::redirect::{Verdict, location, verdict};
 use super::service::is_host;
 use crate::metrics::Answer;
 
@@ -43,6 +43,8 @@ struct Ask<'b> {
     query: Option<&'b str>,
     facts: Facts<'b>,
     domain: DomainId,
+    /// L1's hash of domain and code.
+    hash: u64,
     address: IpAddr,
 }
 
@@ -306,32 +308,26 @@ fn answer_hit(
 ) -> bool {
     let now = core.wall(began);
     let resolver = &core.shared.app.resolver;
-    let Some(entry) = resolver.cached(ask.domain, ask.code, now, resolver.mono(began)) else {
+    let mut target = core.target.borrow_mut();
+    let mono = resolver.mono(began);
+    let Some(found) = resolver.cached(ask.hash, ask.domain, ask.code, now, mono, &mut target)
+    else {
         return false;
     };
-    let Kind::Redirect(status) = entry.kind() else {
+    let Kind::Redirect(status) = found.kind else {
         return false;
     };
     // Numbered before its bytes are written.
     let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
-    core.record(&ask.facts, ask.domain, entry.code_str(), now, kind, ask.address, ask.query);
-    put_redirect(out, status, &entry, ask.query, close, core);
-    true
-}
-
-fn put_redirect(
-    out: &mut Vec<u8>,
-    status: RedirectStatus,
-    entry: &Entry,
-    query: Option<&str>,
-    close: bool,
-    core: &Core,
-) {
-    if query.is_none() || !entry.forward_query() {
-        write_redirect(out, status, entry.target(), close, core);
+    let code = std::str::from_utf8(ask.code).unwrap_or_default();
+    core.record(&ask.facts, ask.domain, code, now, kind, ask.address, ask.query);
+    if ask.query.is_some() && found.forward_query {
+        let target = std::str::from_utf8(&target).unwrap_or_default();
+        write_redirect(out, status, location(&found, target, ask.query).as_bytes(), close, core);
     } else {
-        write_redirect(out, status, location(entry, query).as_bytes(), close, core);
+        write_redirect(out, status, &target, close, core);
     }
+    true
 }
 
 /// The bytes of a redirect. Kept in step with [`super::redirect::redirect`] by a test.
@@ -350,12 +346,7 @@ fn write_redirect(
     };
     out.extend_from_slice(line);
     out.extend_from_slice(location);
-    out.extend_from_slice(b"\r\ncache-control: ");
-    out.extend_from_slice(cache_control(status).as_bytes());
-    out.extend_from_slice(b"\r\nreferrer-policy: ");
-    out.extend_from_slice(POLICY.as_bytes());
-    out.extend_from_slice(b"\r\ncontent-length: 0\r\ndate: ");
-    out.extend_from_slice(&core.date());
+    core.put_tail(out, status);
     end_of_head(out, close);
 }
 
@@ -396,10 +387,22 @@ async fn write_response(
 
 fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     // Most other traffic is told apart by its first bytes.
-    if !(bytes.starts_with(b"GET /") || bytes.starts_with(b"HEAD /")) {
-        let short = b"GET /".starts_with(bytes) || b"HEAD /".starts_with(bytes);
-        return if short { Parsed::Partial } else { Parsed::Other };
-    }
+    let (head, target) = match bytes {
+        [b'G', b'E', b'T', b' ', b'/', target @ ..] => (false, target),
+        [b'H', b'E', b'A', b'D', b' ', b'/', target @ ..] => (true, target),
+        _ if b"GET /".starts_with(bytes) || b"HEAD /".starts_with(bytes) => return Parsed::Partial,
+        _ => return Parsed::Other,
+    };
+    let shared = &*core.shared;
+    let l1 = shared.app.resolver.l1();
+    // Where every host means the same domain, the hash is known before the headers are, and L1's
+    // line is on its way while they are parsed.
+    let expected = (core.base_path().is_empty() && !shared.domains.any()).then(|| {
+        let code = &target[..code_len(target).min(Code::MAX_LEN)];
+        let hash = l1.hash(DomainId::DEFAULT, code);
+        l1.expect(hash);
+        hash
+    });
     let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; MAX_HEADERS];
     let mut request = Request::new(&mut []);
     let len = match request.parse_with_uninit_headers(bytes, &mut headers) {
@@ -407,16 +410,17 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
         Ok(Status::Partial) => return Parsed::Partial,
         Err(_) => return Parsed::Other,
     };
-    let (Some(path), Some(1), Some(method)) = (request.path, request.version, request.method)
-    else {
+    let (Some(path), Some(1)) = (request.path, request.version) else {
         return Parsed::Other;
     };
-    let Some(rest) =
-        path.as_bytes().strip_prefix(core.base_path()).and_then(|rest| rest.strip_prefix(b"/"))
-    else {
+    let rest = match core.base_path() {
+        [] => path.as_bytes(),
+        base => path.as_bytes().strip_prefix(base).unwrap_or_default(),
+    };
+    let Some(rest) = rest.strip_prefix(b"/") else {
         return Parsed::Other;
     };
-    let end = rest.iter().position(|b| !is_code_byte(*b)).unwrap_or(rest.len());
+    let end = code_len(rest);
     let query = match rest.get(end) {
         None => None,
         Some(b'?') => path.get(path.len() - rest.len() + end + 1..),
@@ -426,18 +430,26 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     if code.is_empty() || code.len() > Code::MAX_LEN {
         return Parsed::Other;
     }
+    if let Some(hash) = expected {
+        l1.expect_entry(hash);
+    }
     let pairs = request.headers.iter().map(|header| (header.name.as_bytes(), header.value));
     let facts = Facts::of(pairs.clone());
     if facts.special || facts.hosts != 1 || !is_host(facts.host) {
         return Parsed::Other;
     }
-    let ask = Ask {
-        head: method == "HEAD",
-        code,
-        query,
-        domain: core.shared.domains.of_host(facts.host),
-        address: visitor(&core.shared.options.proxies, peer, &pairs),
-        facts,
+    let (domain, hash) = match expected {
+        Some(hash) => (DomainId::DEFAULT, hash),
+        None => {
+            let domain = shared.domains.of_host(facts.host);
+            (domain, l1.hash(domain, code))
+        }
     };
-    Parsed::Plain(ask, len)
+    let address = visitor(&shared.options.proxies, peer, &pairs);
+    Parsed::Plain(Ask { head, code, query, domain, hash, address, facts }, len)
+}
+
+/// How many bytes of a path's segment can stand in a code.
+fn code_len(segment: &[u8]) -> usize {
+    segment.iter().position(|b| !is_code_byte(*b)).unwrap_or(segment.len())
 }

@@ -13,7 +13,7 @@ use shunt_domain::click::ClickFlags;
 use shunt_domain::ports::Claim;
 use shunt_domain::target::Target;
 use shunt_domain::{Link, LinkKey, Outcome, RedirectStatus, StoreError, Stored};
-use shunt_engine::l1::{Entry, Kind, judge};
+use shunt_engine::l1::{Entry, Head, Kind, judge};
 
 use super::core::Shared;
 use super::facts::Facts;
@@ -53,10 +53,9 @@ pub enum Verdict {
 }
 
 /// The location of a redirect with the visitor's query, if the link wants it.
-pub fn location<'a>(entry: &'a Entry, query: Option<&str>) -> Cow<'a, str> {
-    let target = entry.target_str();
+pub fn location<'a>(head: &Head, target: &'a str, query: Option<&str>) -> Cow<'a, str> {
     match query {
-        Some(query) if entry.forward_query() && !query.is_empty() => with_query(target, query),
+        Some(query) if head.forward_query && !query.is_empty() => with_query(target, query),
         _ => Cow::Borrowed(target),
     }
 }
@@ -82,13 +81,12 @@ pub async fn verdict(
             return unavailable();
         }
     };
+    let location = || location(entry.head(), entry.target(), query).into_owned();
     match entry.kind() {
-        Kind::Redirect(status) => Verdict::Redirect {
-            status,
-            location: location(&entry, query).into_owned(),
-            answer: Answer::RedirectStore,
-        },
-        Kind::Warn(_) => Verdict::Warn(location(&entry, query).into_owned()),
+        Kind::Redirect(status) => {
+            Verdict::Redirect { status, location: location(), answer: Answer::RedirectStore }
+        }
+        Kind::Warn(_) => Verdict::Warn(location()),
         Kind::Gone => Verdict::Page(StatusCode::GONE, Answer::Gone),
         Kind::NotYet | Kind::Absent => Verdict::Page(StatusCode::NOT_FOUND, Answer::NotFound),
         Kind::Central => {

@@ -13,14 +13,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use shunt_domain::ports::ClickRecorder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::core::{Core, Shared};
 use super::fast::{End, Fast};
-use super::guard::{Guarded, TICK};
-use super::limits::{Place, Refused};
+use super::guard::{Guarded, Registered, TICK};
+use super::limits::Refused;
 use super::proxy_protocol::read_header;
 use super::service::Service;
 use super::sockets::{Arrives, Listening};
@@ -110,13 +110,9 @@ fn run_core(
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Redirects come first: look at the sockets more often than the default 61 tasks.
-        .event_interval(31)
-        .build()?;
-    let local = LocalSet::new();
-    let served = local.block_on(&runtime, serve_core(shared, tls, input, orders));
+        .build_local(LocalOptions::default())?;
+    let served = runtime.block_on(serve_core(shared, tls, input, orders));
     // What is left are cut connections and loads nobody waits for.
-    drop(local);
     runtime.shutdown_timeout(Duration::from_millis(100));
     served
 }
@@ -205,11 +201,22 @@ async fn accept(
         // Redirects are one small packet: never wait for more.
         let _ = stream.set_nodelay(true);
         let core = Rc::clone(&core);
-        let acceptor = acceptor.clone();
-        tokio::task::spawn_local(async move {
-            // An error here is a peer that left or was cut; the counters have it.
-            let _ = connection(core, stream, peer, arrives, acceptor, place).await;
-        });
+        let registered = core.registry.register(core.shared.options.deadlines);
+        // An error in here is a peer that left or was cut; the counters have it.
+        match &acceptor {
+            // The common case by itself: each layer of futures costs at each wake-up.
+            None if !arrives.proxied() => tokio::task::spawn_local(async move {
+                let _place = place;
+                let _ = http1_connection(core, Guarded::new(stream, registered), peer).await;
+            }),
+            acceptor => {
+                let acceptor = acceptor.clone();
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    let _ = connection(core, stream, registered, peer, arrives, acceptor).await;
+                })
+            }
+        };
     }
 }
 
@@ -241,12 +248,11 @@ async fn after_accept_error(core: &Core, error: &io::Error) {
 async fn connection(
     core: Rc<Core>,
     mut stream: TcpStream,
+    registered: Registered,
     peer: IpAddr,
     arrives: Arrives,
     acceptor: Option<TlsAcceptor>,
-    _place: Place,
 ) -> io::Result<()> {
-    let registered = core.registry.register(core.shared.options.deadlines);
     let mut peer = peer;
     if arrives.proxied() {
         // Only the balancer's word is believed, and only before the first byte of HTTP.
@@ -263,7 +269,7 @@ async fn connection(
 async fn speak(
     core: Rc<Core>,
     stream: TcpStream,
-    registered: super::guard::Registered,
+    registered: Registered,
     peer: IpAddr,
     acceptor: Option<TlsAcceptor>,
 ) -> io::Result<()> {

@@ -288,9 +288,24 @@ fn sane<B>(request: &Request<B>) -> Result<(), StatusCode> {
 
 /// The characters of an authority (RFC 3986, section 3.2), without user information.
 pub(super) fn is_host(host: &[u8]) -> bool {
-    host.len() <= 300
-        && host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(b))
+    host.len() <= 300 && host.iter().all(|b| HOST_BYTES[usize::from(*b)])
 }
+
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~:[]%!$&'()*+,;=";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
