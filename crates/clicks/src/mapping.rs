@@ -1,4 +1,4 @@
-//! Shared memory as words: the one place of the workspace with `unsafe` (ADR 0003).
+//! Shared memory as words: with the `unsafe` that this needs (ADR 0003).
 //!
 //! Invariants:
 //! - every word of a mapping is only ever reached as an [`AtomicU64`], by any thread and through

@@ -53,7 +53,7 @@ fn nothing_configured_works() {
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(1));
     assert_eq!(config.timeouts.first_byte, Duration::from_secs(5));
     assert_eq!(config.clicks.ring_bytes, 8 << 20);
-    assert_eq!(config.clicks.flush, Duration::from_millis(20));
+    assert_eq!(config.clicks.flush, Duration::from_millis(40));
     assert_eq!(config.code_settings(), CodeSettings::default());
     assert!(loaded.file.is_none());
     assert!(loaded.values.iter().all(|(.., origin)| *origin == Origin::Default));

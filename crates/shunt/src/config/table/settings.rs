@@ -500,7 +500,7 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "clicks.flush_ms",
         "SHUNT_CLICKS_FLUSH_MS",
         Flag::No,
-        "20",
+        "40",
         "milliseconds",
         "How long an event may wait in its ring before it is written and synced to the spool. Too \
          high: a power cut loses more clicks. Too low: more syncs.",
