@@ -25,7 +25,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         .sum();
     let mut resident = Vec::new();
     let mut entries = Vec::new();
-    for size in ["cache.l1_bytes=2GiB", "cache.l1_bytes=64KiB"] {
+    for size in ["cache.l1_bytes=256MiB", "cache.l1_bytes=64KiB"] {
         let settings =
             [size, "store.mmap_bytes=0", "clicks.worker=false", "clicks.spool_bytes=4GiB"];
         let server = bench.shunt.serve(&data, bench.pinning.server, &settings)?;

@@ -54,7 +54,7 @@ pub enum LinkError {
     #[error("links are immutable on this server (links.immutable); create a new one")]
     Immutable,
     /// Every candidate was taken and the code space can't grow (507).
-    #[error("the code space is used up; allow longer codes (codes.max_length)")]
+    #[error("the code space is used up; allow longer codes (links.code_max_length)")]
     CodesExhausted,
     /// The pool of pre-generated codes is empty (503).
     #[error("the pool of codes is empty; run `shunt keys fill`")]

@@ -2,7 +2,8 @@
 //! streamed.
 //!
 //! Invariants:
-//! - at most one chunk is held: [`CHUNK`] rows or [`CHUNK_BYTES`], whichever comes first;
+//! - at most two chunks are held, the one that is being made durable and the one that is being
+//!   read meanwhile: [`CHUNK`] rows or [`CHUNK_BYTES`] each, whichever comes first;
 //! - what an answer line says is durable before the line is sent;
 //! - where chunks begin depends on the rows alone, so a repeated request has the same chunks;
 //! - nothing was taken in before an answer that is no 200.
@@ -18,10 +19,11 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
-use shunt_domain::{LinkKey, Scope};
+use shunt_domain::{LinkKey, Scope, UnknownCause};
 use shunt_engine::auth::Actor;
 use shunt_engine::idempotency::{Once, digest};
-use shunt_engine::links::{CHUNK, FieldError, ImportRow, LinkError, RowOutcome};
+use shunt_engine::links::{CHUNK, Chunk, FieldError, ImportRow, LinkError, RowOutcome};
+use tokio::task::JoinHandle;
 use utoipa::ToSchema;
 
 use super::body::{self, JSON, NDJSON};
@@ -199,8 +201,12 @@ async fn start(app: AppState, request: Request, kind: Kind) -> Result<Response, 
         once,
         body,
         rows: Rows::new(layout),
-        ended: false,
+        filling: Vec::new(),
+        body_ended: false,
+        dry: false,
+        broken: None,
         chunk: 0,
+        flight: None,
         summary: Summary::default(),
         finished: false,
     };
@@ -234,57 +240,99 @@ struct Work {
     once: Option<Once>,
     body: Body,
     rows: Rows,
-    ended: bool,
+    /// Rows of the chunk that is being read.
+    filling: Vec<Bytes>,
+    body_ended: bool,
+    /// Whether no further row will come.
+    dry: bool,
+    /// Why no further row can be read, if the body did not just end.
+    broken: Option<Problem>,
     chunk: u64,
+    /// The chunk that is being made durable.
+    flight: Option<Flight>,
     summary: Summary,
     finished: bool,
 }
 
+/// A chunk on its way into the store.
+struct Flight {
+    rows: usize,
+    taken: JoinHandle<Result<Chunk, LinkError>>,
+}
+
+/// A chunk whose rows were read and understood.
+struct Ready {
+    rows: Vec<Result<ImportRow, LinkError>>,
+    once: Option<Once>,
+}
+
 impl Work {
-    /// Takes one chunk in; answers its lines, and the summary after the last one.
+    /// Takes one chunk in, reading the next one meanwhile; answers its lines, and the summary
+    /// after the last one.
     async fn step(&mut self) -> Result<Bytes, Problem> {
-        let (rows, broken) = self.read_chunk().await;
-        if let (Some(problem), true) = (&broken, rows.is_empty() && self.summary.rows == 0) {
-            return Err(problem.clone());
+        if self.flight.is_none() && !self.dry {
+            self.read_chunk().await;
+            let ready = self.ready();
+            self.launch(ready);
         }
         let mut lines = Vec::new();
-        if !rows.is_empty() {
-            self.take(rows, &mut lines).await?;
+        if let Some(mut flight) = self.flight.take() {
+            let mut next = None;
+            let taken = if self.dry {
+                flight.taken.await
+            } else {
+                // One after the other into the store, so that the rows are judged in their order.
+                tokio::select! {
+                    taken = &mut flight.taken => taken,
+                    () = self.read_chunk() => {
+                        next = self.ready();
+                        flight.taken.await
+                    }
+                }
+            };
+            let taken = taken.unwrap_or(Err(LinkError::Unknown(UnknownCause::Lost)));
+            self.report(flight.rows, taken, next.is_none(), &mut lines)?;
+            self.launch(next);
         }
-        match broken {
-            Some(problem) => lines.extend_from_slice(&self.stop(&problem)),
-            None if self.ended => {
-                self.finished = true;
-                self.summary.complete = true;
-                self.push_summary(&mut lines);
+        if self.flight.is_none() && self.dry {
+            match self.broken.take() {
+                Some(problem) if self.summary.rows == 0 => return Err(problem),
+                Some(problem) => lines.extend_from_slice(&self.stop(&problem)),
+                None => {
+                    self.finished = true;
+                    self.summary.complete = true;
+                    self.push_summary(&mut lines);
+                }
             }
-            None => {}
         }
         Ok(lines.into())
     }
 
-    /// The rows of one chunk. With a problem: no further row can be read.
-    async fn read_chunk(&mut self) -> (Vec<Bytes>, Option<Problem>) {
-        let mut rows = Vec::new();
-        let mut size = 0;
-        loop {
-            match self.rows.next(self.ended) {
+    /// Reads until a chunk is full or there is no further row. May be dropped at any moment: what
+    /// was read stays.
+    async fn read_chunk(&mut self) {
+        let mut size: usize = self.filling.iter().map(Bytes::len).sum();
+        while !self.dry && self.filling.len() < CHUNK && size < CHUNK_BYTES {
+            match self.rows.next(self.body_ended) {
                 Ok(Some(row)) => {
                     size += row.len();
-                    rows.push(row);
-                    if rows.len() >= CHUNK || size >= CHUNK_BYTES {
-                        return (rows, None);
-                    }
+                    self.filling.push(row);
                     continue;
                 }
-                Ok(None) if self.ended => return (rows, None),
+                Ok(None) if self.body_ended => {
+                    self.dry = true;
+                    continue;
+                }
                 Ok(None) => {}
-                Err(broken) => return (rows, Some(broken_rows(broken))),
+                Err(broken) => {
+                    self.give_up(broken_rows(broken));
+                    continue;
+                }
             }
             match tokio::time::timeout(PATIENCE, self.body.frame()).await {
-                Err(_) => return (rows, Some(body::too_slow())),
-                Ok(None) => self.ended = true,
-                Ok(Some(Err(_))) => return (rows, Some(body::broken())),
+                Err(_) => self.give_up(body::too_slow()),
+                Ok(None) => self.body_ended = true,
+                Ok(Some(Err(_))) => self.give_up(body::broken()),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         self.rows.push(&data);
@@ -294,15 +342,24 @@ impl Work {
         }
     }
 
-    async fn take(&mut self, rows: Vec<Bytes>, lines: &mut Vec<u8>) -> Result<(), Problem> {
-        let deadline = self.app.deadline();
+    fn give_up(&mut self, problem: Problem) {
+        self.dry = true;
+        self.broken = Some(problem);
+    }
+
+    /// The chunk that was read, if it has any row.
+    fn ready(&mut self) -> Option<Ready> {
+        let rows = std::mem::take(&mut self.filling);
+        if rows.is_empty() {
+            return None;
+        }
         let once = self.once.as_ref().map(|once| {
             let parts: Vec<&[u8]> = rows.iter().map(|row| &row[..]).collect();
             once.part(self.chunk, &digest(&parts))
         });
         self.chunk += 1;
         let import = self.kind == Kind::Import;
-        let parsed: Vec<Result<ImportRow, LinkError>> = rows
+        let rows = rows
             .iter()
             .map(|row| {
                 let parsed = if import {
@@ -313,20 +370,40 @@ impl Work {
                 parsed.map_err(|error: FieldError| error.into())
             })
             .collect();
-        let count = rows.len();
-        let links = &self.app.links;
-        let taken = links.take_chunk(&self.actor, parsed, import, once.as_ref(), deadline).await;
+        Some(Ready { rows, once })
+    }
+
+    /// Sends a chunk on its way. It arrives even if the client leaves, like any other write.
+    fn launch(&mut self, ready: Option<Ready>) {
+        let Some(Ready { rows, once }) = ready else { return };
+        let (app, actor) = (self.app.clone(), self.actor.clone());
+        let (count, import) = (rows.len(), self.kind == Kind::Import);
+        let taken = tokio::spawn(async move {
+            let deadline = app.deadline();
+            app.links.take_chunk(&actor, rows, import, once.as_ref(), deadline).await
+        });
+        self.flight = Some(Flight { rows: count, taken });
+    }
+
+    /// The lines about a chunk.
+    fn report(
+        &mut self,
+        count: usize,
+        taken: Result<Chunk, LinkError>,
+        last: bool,
+        lines: &mut Vec<u8>,
+    ) -> Result<(), Problem> {
         let (outcomes, replayed) = match taken {
             Ok(chunk) => (chunk.rows, chunk.replayed),
             // Nothing was said to the client yet: the whole request gets the status.
-            Err(error) if self.summary.rows == 0 && self.ended => return Err(error.into()),
+            Err(error) if self.summary.rows == 0 && last && self.dry => return Err(error.into()),
             Err(error) => (vec![RowOutcome::Refused(error); count], false),
         };
         for outcome in outcomes {
             self.summary.rows += 1;
             self.push_row(&outcome, replayed, lines);
         }
-        if import {
+        if self.kind == Kind::Import {
             push_line(lines, &Progress { done: self.summary.rows });
         }
         Ok(())
