@@ -94,6 +94,33 @@ fn a_rolling_restart_fails_no_request() {
     kit::figure("rolling restart", &format!("{restarts} restarts, {asked} requests, 0 failed"));
 }
 
+/// Connections that nobody uses at the moment survive a restart, those behind a balancer with
+/// their visitor's address: the client never learns that there was one.
+#[test]
+fn quiet_connections_are_passed_on() {
+    let mut shunt = Shunt::started().unwrap();
+    kit::link(&shunt, "stay", "https://example.com/stay");
+    let mut quiet: Vec<Connection> = (0..300).map(|_| shunt.connect().unwrap()).collect();
+    for (n, connection) in quiet.iter_mut().enumerate() {
+        // Some have never said anything.
+        if n % 3 > 0 {
+            assert_eq!(connection.ask(&Request::get("/stay")).unwrap().status, 302);
+        }
+    }
+    for restart in 0..3 {
+        let status = shunt.hand_over(&["--takeover"], Duration::from_secs(30)).unwrap();
+        assert_eq!(status.code(), Some(0), "restart {restart}");
+        for (n, connection) in quiet.iter_mut().enumerate() {
+            let answer = connection.ask(&Request::get("/stay")).unwrap();
+            assert_eq!((answer.status, answer.closes()), (302, false), "{n}: {answer:?}");
+        }
+    }
+    // Nobody follows this time.
+    shunt.process().unwrap().signal(shunt_cluster::process::Signal::TERM).unwrap();
+    let status = shunt.process().unwrap().wait(SOON).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", shunt.said());
+}
+
 /// SIGTERM: what was begun is answered, the health check says "draining", and the exit is clean.
 #[test]
 fn a_stop_answers_what_was_begun() {

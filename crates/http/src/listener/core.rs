@@ -18,6 +18,7 @@ use siphasher::sip::SipHasher24;
 use super::facts::{Facts, utm_of};
 use super::guard::{Deadlines, Registry, TICK};
 use super::limits::ConnectionLimits;
+use super::passing::Passing;
 use super::proxies::TrustedProxies;
 use super::redirect::{POLICY, cache_control};
 use crate::app::AppState;
@@ -97,6 +98,8 @@ pub struct Shared {
     pub visitor_secret: ArcSwapOption<VisitorSecret>,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
+    /// Connections for the process that follows.
+    pub passing: Passing,
 }
 
 /// What all connections of one core share. Lives on that core's thread.
@@ -163,6 +166,11 @@ impl Core {
     /// Whether the process is on its way out.
     pub fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether connections between two requests go to the process that follows.
+    pub fn passing_on(&self) -> bool {
+        self.draining() && self.shared.passing.wanted()
     }
 
     /// The wall clock at a monotonic instant, right to a millisecond or two: one clock is read per

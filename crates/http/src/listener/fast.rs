@@ -66,6 +66,8 @@ enum Step {
     HandOver(Vec<u8>),
     /// A look-up that L1 can't answer; all bytes of its request.
     Look(Vec<u8>),
+    /// Between two requests, and the process that follows wants the connection.
+    PassOn,
 }
 
 /// One connection in the fast loop.
@@ -80,6 +82,8 @@ pub struct Fast<IO> {
     /// Answers not yet written.
     pending: Vec<u8>,
     written: usize,
+    /// Whether the connection can go to another process.
+    movable: bool,
     /// Whether the last answer said that the connection closes. The flag behind it may turn at any
     /// moment, so it is asked once per answer: a connection closes only if its client was told.
     closing: bool,
@@ -91,12 +95,15 @@ pub enum End<IO> {
     Closed,
     /// Go on in hyper.
     HandOver(Prefixed<Guarded<IO>>),
+    /// Go on in the process that follows.
+    PassOn(Guarded<IO>),
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
     /// Takes a connection whose next byte is the first of a request. `peer` is who is at the other
     /// end as far as sockets and PROXY protocol know.
-    pub const fn new(io: Guarded<IO>, core: Rc<Core>, peer: IpAddr) -> Self {
+    /// `movable` says that nothing but the socket is needed to go on with it elsewhere.
+    pub const fn new(io: Guarded<IO>, core: Rc<Core>, peer: IpAddr, movable: bool) -> Self {
         Self {
             io,
             core,
@@ -105,6 +112,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
             fresh: false,
             pending: Vec::new(),
             written: 0,
+            movable,
             closing: false,
         }
     }
@@ -114,6 +122,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         loop {
             match poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Done => return End::Closed,
+                Step::PassOn => return End::PassOn(self.io),
                 Step::HandOver(bytes) => {
                     self.core.metrics.handed_over();
                     return End::HandOver(Prefixed::new(bytes, self.io));
@@ -125,6 +134,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
                 }
             }
         }
+    }
+
+    /// Whether the next answer is the connection's last one here and anywhere.
+    fn closes(&self) -> bool {
+        self.core.draining() && !(self.movable && self.core.passing_on())
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
@@ -143,6 +157,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
                     return Poll::Ready(step);
                 }
                 continue;
+            }
+            if self.movable && self.kept.is_empty() && self.core.passing_on() {
+                return Poll::Ready(Step::PassOn);
             }
             let core = Rc::clone(&self.core);
             let mut scratch = core.scratch.borrow_mut();
@@ -174,7 +191,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         let mut at = 0;
         let mut hits = 0;
         let mut next = None;
-        let close = core.draining();
+        let close = self.closes();
         while at < bytes.len() {
             let rest = &bytes[at..];
             match parse(core, self.peer, rest) {
@@ -222,7 +239,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
                     self.kept = request;
                     self.fresh = true;
                 }
-                Some(Step::Done) | None => {}
+                Some(Step::Done | Step::PassOn) | None => {}
             }
             return None;
         }
@@ -279,7 +296,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         let verdict = verdict(shared, &key, entry, ask.head, &ask.facts, ask.query).await;
         core.metrics.answered(verdict.answer(), 1);
         let mut out = Vec::with_capacity(512);
-        let close = core.draining();
+        let close = self.closes();
         if let Verdict::Redirect { status, location, .. } = &verdict {
             let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
             let (now, code) = (core.wall(began), key.code.as_str());

@@ -82,6 +82,11 @@ impl ConnState {
         self.deadline.set(self.now.get() + self.deadlines.idle);
     }
 
+    /// Whether no byte of a request has come and none is answered.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.phase.get(), Phase::Idle | Phase::First)
+    }
+
     /// Ends the connection at the latest `ticks` from now.
     pub fn hurry(&self, ticks: u32) {
         self.deadline.set(self.deadline.get().min(self.now.get() + ticks));
@@ -186,10 +191,22 @@ impl Registry {
         late
     }
 
+    /// Wakes every connection that waits for its next request, to look whether it should go on
+    /// waiting here.
+    pub fn wake_idle(&self) {
+        for state in self.slots.borrow().iter().flatten() {
+            if state.is_quiet()
+                && let Some(waker) = state.waker.borrow_mut().take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
     /// Tells every connection that waits for its next request to end soon.
     pub fn hurry_idle(&self, ticks: u32) {
         for state in self.slots.borrow().iter().flatten() {
-            if matches!(state.phase.get(), Phase::Idle | Phase::First) {
+            if state.is_quiet() {
                 state.hurry(ticks);
             }
         }

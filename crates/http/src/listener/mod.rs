@@ -15,6 +15,7 @@ pub mod fast;
 pub mod guard;
 pub mod limits;
 pub mod paced;
+pub mod passing;
 pub mod proxies;
 pub mod proxy_protocol;
 pub mod redirect;

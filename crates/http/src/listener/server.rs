@@ -21,6 +21,7 @@ use super::core::{Core, Shared};
 use super::fast::{End, Fast};
 use super::guard::{Guarded, Registered, TICK};
 use super::limits::Refused;
+use super::passing::Quiet;
 use super::proxy_protocol::read_header;
 use super::service::Service;
 use super::sockets::{Arrives, Listening};
@@ -34,6 +35,8 @@ pub struct CoreInput {
     pub recorder: Box<dyn ClickRecorder>,
     /// The control socket, for one of the cores.
     pub local: Option<std::os::unix::net::UnixListener>,
+    /// Connections of the process before this one.
+    pub connections: Vec<Quiet>,
 }
 
 /// What a server is told while it runs.
@@ -76,9 +79,13 @@ impl Server {
     }
 
     /// Stops accepting and lets connections finish their requests; those that are still there
-    /// after `patience` are cut. The listening sockets stay open in whoever else holds them, and
+    /// after `patience` are cut. With a successor, plain connections between two requests are kept
+    /// for it in [`Shared::passing`] and not closed. The listening sockets stay open in whoever else holds them, and
     /// in this process until it exits: closing one would drop the connections in its queue.
-    pub fn drain(self, patience: Duration) {
+    pub fn drain(self, patience: Duration, successor: bool) {
+        if successor {
+            self.shared.passing.begin();
+        }
         self.shared.draining.store(true, Ordering::Relaxed);
         self.orders.send_replace(Order::Drain);
         let until = Instant::now() + patience;
@@ -129,11 +136,14 @@ async fn serve_core(
     // Kept to the end of the process's serving life; see `Server::drain`.
     let mut kept_open = Vec::new();
     for Listening { socket, arrives } in input.sockets {
-        kept_open.push(socket.try_clone()?);
-        let listener = TcpListener::from_std(socket)?;
         let acceptor = tls.clone().filter(|_| arrives.tls()).map(TlsAcceptor::from);
+        kept_open.push((socket.try_clone()?, arrives, acceptor.clone()));
+        let listener = TcpListener::from_std(socket)?;
         let core = Rc::clone(&core);
         accepting.push(tokio::task::spawn_local(accept(core, listener, arrives, acceptor)));
+    }
+    for quiet in input.connections {
+        adopt(&core, quiet);
     }
     if let Some(local) = input.local {
         local.set_nonblocking(true)?;
@@ -148,8 +158,20 @@ async fn serve_core(
         // Aborted; awaiting makes sure that it has let go of its socket.
         let _ = task.await;
     }
+    if !core.shared.passing.wanted() {
+        // Nobody follows who would serve what waits in the queues: their clients were connected
+        // before the stop.
+        for (socket, arrives, acceptor) in &kept_open {
+            while let Ok((stream, peer)) = socket.accept() {
+                stream.set_nonblocking(true)?;
+                let (stream, peer) = (TcpStream::from_std(stream)?, peer.ip().to_canonical());
+                welcome(&core, stream, peer, *arrives, acceptor.as_ref());
+            }
+        }
+    }
     core.drain_began.notify_waiters();
     core.tick();
+    core.registry.wake_idle();
     let empty = async {
         while !core.registry.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -187,36 +209,70 @@ async fn accept(
                 continue;
             }
         };
-        core.metrics.accepted();
-        let peer = peer.ip().to_canonical();
-        let trusted = core.shared.options.proxies.trusts(peer);
-        let place = match core.shared.limits.admit(peer, trusted) {
-            Ok(place) => place,
-            Err(refused) => {
-                core.metrics.refused(refused == Refused::Address);
-                turn_away(&stream, arrives);
-                continue;
-            }
-        };
-        // Redirects are one small packet: never wait for more.
-        let _ = stream.set_nodelay(true);
-        let core = Rc::clone(&core);
-        let registered = core.registry.register(core.shared.options.deadlines);
-        // An error in here is a peer that left or was cut; the counters have it.
-        match &acceptor {
-            // The common case by itself: each layer of futures costs at each wake-up.
-            None if !arrives.proxied() => tokio::task::spawn_local(async move {
-                let _place = place;
-                let _ = http1_connection(core, Guarded::new(stream, registered), peer).await;
-            }),
-            acceptor => {
-                let acceptor = acceptor.clone();
-                tokio::task::spawn_local(async move {
-                    let _place = place;
-                    let _ = connection(core, stream, registered, peer, arrives, acceptor).await;
-                })
-            }
-        };
+        welcome(&core, stream, peer.ip().to_canonical(), arrives, acceptor.as_ref());
+    }
+}
+
+/// Finds a place for a connection that was just accepted, and serves it.
+fn welcome(
+    core: &Rc<Core>,
+    stream: TcpStream,
+    peer: IpAddr,
+    arrives: Arrives,
+    acceptor: Option<&TlsAcceptor>,
+) {
+    core.metrics.accepted();
+    let trusted = core.shared.options.proxies.trusts(peer);
+    let place = match core.shared.limits.admit(peer, trusted) {
+        Ok(place) => place,
+        Err(refused) => {
+            core.metrics.refused(refused == Refused::Address);
+            turn_away(&stream, arrives);
+            return;
+        }
+    };
+    // Redirects are one small packet: never wait for more.
+    let _ = stream.set_nodelay(true);
+    let core = Rc::clone(core);
+    let registered = core.registry.register(core.shared.options.deadlines);
+    // An error in here is a peer that left or was cut; the counters have it.
+    match acceptor.cloned() {
+        // The common case by itself: each layer of futures costs at each wake-up.
+        None if !arrives.proxied() => tokio::task::spawn_local(async move {
+            let _place = place;
+            plain_connection(core, Guarded::new(stream, registered), peer).await;
+        }),
+        acceptor => tokio::task::spawn_local(async move {
+            let _place = place;
+            let _ = connection(core, stream, registered, peer, arrives, acceptor).await;
+        }),
+    };
+}
+
+/// Goes on with a connection of the process before this one.
+fn adopt(core: &Rc<Core>, quiet: Quiet) {
+    let Quiet { stream, peer } = quiet;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let trusted = core.shared.options.proxies.trusts(peer);
+    let Ok(place) = core.shared.limits.admit(peer, trusted) else { return };
+    let registered = core.registry.register(core.shared.options.deadlines);
+    registered.state().idle();
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let _place = place;
+        plain_connection(core, Guarded::new(stream, registered), peer).await;
+    });
+}
+
+/// Serves a plain connection to its end, or until the process that follows takes it.
+async fn plain_connection(core: Rc<Core>, guarded: Guarded<TcpStream>, peer: IpAddr) {
+    // An error in here is a peer that left or was cut; the counters have it.
+    if let Ok(Some(guarded)) = http1_connection(Rc::clone(&core), guarded, peer, true).await {
+        let (stream, registered) = guarded.into_parts();
+        if let Ok(stream) = stream.into_std() {
+            core.shared.passing.put(Quiet { stream, peer });
+        }
+        drop(registered);
     }
 }
 
@@ -274,7 +330,8 @@ async fn speak(
     acceptor: Option<TlsAcceptor>,
 ) -> io::Result<()> {
     let Some(acceptor) = acceptor else {
-        return http1_connection(core, Guarded::new(stream, registered), peer).await;
+        plain_connection(core, Guarded::new(stream, registered), peer).await;
+        return Ok(());
     };
     // The handshake runs under the first deadlines of the connection; afterwards the same state
     // guards the stream inside.
@@ -305,21 +362,28 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let registered = core.registry.register(core.shared.options.deadlines);
-    let _ = http1_connection(core, Guarded::new(stream, registered), peer).await;
+    let _ = http1_connection(core, Guarded::new(stream, registered), peer, false).await;
 }
 
-/// HTTP/1 on a guarded stream: the fast loop first, hyper if it asks for it.
-async fn http1_connection<IO>(core: Rc<Core>, guarded: Guarded<IO>, peer: IpAddr) -> io::Result<()>
+/// HTTP/1 on a guarded stream: the fast loop first, hyper if it asks for it. Answers the stream if
+/// it is `movable` and the process that follows should go on with it.
+async fn http1_connection<IO>(
+    core: Rc<Core>,
+    guarded: Guarded<IO>,
+    peer: IpAddr,
+    movable: bool,
+) -> io::Result<Option<Guarded<IO>>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let state = Rc::clone(guarded.state());
-    match Fast::new(guarded, Rc::clone(&core), peer).run().await {
-        End::Closed => Ok(()),
+    match Fast::new(guarded, Rc::clone(&core), peer, movable).run().await {
+        End::Closed => Ok(None),
+        End::PassOn(guarded) => Ok(Some(guarded)),
         End::HandOver(stream) => {
             let client = client(peer, Transport::Plain);
             let service = Service { core: Rc::clone(&core), state, client };
-            Box::pin(hyper_http1(core, stream, service)).await
+            Box::pin(hyper_http1(core, stream, service)).await.map(|()| None)
         }
     }
 }

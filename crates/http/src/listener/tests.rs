@@ -63,6 +63,7 @@ async fn world() -> World {
         api: tokio::runtime::Handle::current(),
         visitor_secret: ArcSwapOption::empty(),
         draining: AtomicBool::new(false),
+        passing: Default::default(),
     };
     let core = Core::new(Arc::new(shared), Box::new(seen.clone()));
     World { core, memory, seen }

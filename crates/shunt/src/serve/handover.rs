@@ -3,12 +3,13 @@
 //! The running server offers its sockets on `handover.sock` (0600) in the data directory. The next
 //! process connects, receives all descriptors (`SCM_RIGHTS`, unix(7)) with one letter each, and
 //! says "go" when it has everything it needs but the store. The server then stops accepting,
-//! finishes its requests, closes the store and exits; the end of the connection says so. Meanwhile
-//! new connections wait in the queues of the very same sockets, which are never closed.
+//! finishes its requests, closes the store, sends the connections that are between two requests,
+//! and exits; the end of the connection says so. Meanwhile new connections wait in the queues of the
+//! very same sockets, and bytes of the old ones in theirs: nothing is ever closed.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use shunt_http::listener::passing::Quiet;
 use shunt_http::listener::sockets::{Arrives, Listening};
 use tokio::sync::Notify;
 
@@ -32,6 +34,8 @@ const OPS: u8 = b'o';
 const MAX_FDS: usize = 253;
 /// How long the other side may take for each step that needs no waiting.
 const STEP: Duration = Duration::from_secs(5);
+/// Bytes that say who is at the other end of a connection: an IPv6 address.
+const PEER: usize = 16;
 const HELLO: &[u8] = b"shunt-handover-1\n";
 const GO: &[u8] = b"go\n";
 
@@ -54,7 +58,7 @@ pub(super) fn ask(config: &Config) -> anyhow::Result<Option<Predecessor>> {
     stream.set_read_timeout(Some(STEP))?;
     stream.set_write_timeout(Some(STEP))?;
     stream.write_all(HELLO)?;
-    let sockets = receive(&stream)?;
+    let sockets = receive_sockets(&stream)?;
     Ok(Some(Predecessor { stream, sockets: Some(sockets) }))
 }
 
@@ -68,32 +72,42 @@ impl Predecessor {
         self.stream.write_all(GO).context("tell the running server to go")
     }
 
-    /// Waits until it has ended.
-    pub(super) fn wait_until_gone(mut self, patience: Duration) -> anyhow::Result<()> {
+    /// Waits until it has ended; answers the connections it passed on.
+    pub(super) fn wait_until_gone(self, patience: Duration) -> anyhow::Result<Vec<Quiet>> {
         self.stream.set_read_timeout(Some(patience))?;
-        let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(0) => Ok(()),
-            Ok(_) => {
-                bail!("the running server said something unexpected; are both versions shunt?")
+        let mut connections = Vec::new();
+        loop {
+            let mut peers = [0; MAX_FDS * PEER];
+            let (bytes, fds) = match receive(&self.stream, &mut peers) {
+                Ok((0, _)) => return Ok(connections),
+                Ok(received) => received,
+                Err(rustix::io::Errno::CONNRESET) => return Ok(connections),
+                Err(_) => bail!(
+                    "the running server did not finish within {} s; stop it and start again",
+                    patience.as_secs()
+                ),
+            };
+            if bytes != fds.len() * PEER {
+                bail!("the running server said something unexpected; are both versions shunt?");
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
-            Err(_) => bail!(
-                "the running server did not finish within {} s; stop it and start again",
-                patience.as_secs()
-            ),
+            let (peers, _) = peers.as_chunks::<PEER>();
+            for (peer, fd) in peers.iter().zip(fds) {
+                let peer = IpAddr::from(*peer).to_canonical();
+                connections.push(Quiet { stream: TcpStream::from(fd), peer });
+            }
         }
     }
 }
 
-fn receive(stream: &UnixStream) -> anyhow::Result<Sockets> {
-    let mut letters = [0; MAX_FDS];
+fn receive(
+    stream: &UnixStream,
+    bytes: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>), rustix::io::Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(&mut letters)];
-    let message = recvmsg(stream, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .context("receive the sockets of the running server")?;
-    let fds: Vec<OwnedFd> = ancillary
+    let mut parts = [IoSliceMut::new(bytes)];
+    let message = recvmsg(stream, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let fds = ancillary
         .drain()
         .filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
@@ -101,8 +115,15 @@ fn receive(stream: &UnixStream) -> anyhow::Result<Sockets> {
         })
         .flatten()
         .collect();
-    if message.bytes == 0 || message.bytes != fds.len() {
-        bail!("the running server sent {} names for {} sockets", message.bytes, fds.len());
+    Ok((message.bytes, fds))
+}
+
+fn receive_sockets(stream: &UnixStream) -> anyhow::Result<Sockets> {
+    let mut letters = [0; MAX_FDS];
+    let (bytes, fds) =
+        receive(stream, &mut letters).context("receive the sockets of the running server")?;
+    if bytes == 0 || bytes != fds.len() {
+        bail!("the running server sent {bytes} names for {} sockets", fds.len());
     }
     let mut sockets = Sockets { serving: Vec::new(), ops: None };
     for (letter, fd) in letters.iter().zip(fds) {
@@ -117,15 +138,39 @@ fn receive(stream: &UnixStream) -> anyhow::Result<Sockets> {
     Ok(sockets)
 }
 
-fn send(stream: &UnixStream, sockets: &[(u8, OwnedFd)]) -> std::io::Result<()> {
+fn send_sockets(stream: &UnixStream, sockets: &[(u8, OwnedFd)]) -> std::io::Result<()> {
     let letters: Vec<u8> = sockets.iter().map(|(letter, _)| *letter).collect();
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, fd)| fd.as_fd()).collect();
+    send(stream, &letters, &fds)
+}
+
+/// Sends connections, as many at once as the system takes. They are closed here as they go.
+fn send_connections(stream: &UnixStream, mut connections: Vec<Quiet>) -> std::io::Result<()> {
+    while !connections.is_empty() {
+        let some = connections.split_off(connections.len().saturating_sub(MAX_FDS));
+        let mut peers = Vec::with_capacity(some.len() * PEER);
+        for quiet in &some {
+            peers.extend(match quiet.peer {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            });
+        }
+        let fds: Vec<BorrowedFd<'_>> = some.iter().map(|quiet| quiet.stream.as_fd()).collect();
+        send(stream, &peers, &fds)?;
+    }
+    Ok(())
+}
+
+fn send(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(std::io::Error::other("too many sockets for one message"));
     }
-    sendmsg(stream, &[IoSlice::new(&letters)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    if sent != bytes.len() {
+        return Err(std::io::ErrorKind::WriteZero.into());
+    }
     Ok(())
 }
 
@@ -165,12 +210,24 @@ impl Offer {
         self.taken.notified().await;
     }
 
-    /// Everything is closed: lets the successor begin.
-    pub(super) fn finish(self) {
+    /// Whether a successor has the sockets and said "go".
+    pub(super) fn is_taken(&self) -> bool {
+        self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Everything is closed: gives the successor the connections and lets it begin.
+    pub(super) fn finish(self, connections: Vec<Quiet>) {
         let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if successor.is_none() {
+        match successor {
+            Some(stream) => {
+                if let Err(error) = send_connections(&stream, connections) {
+                    tracing::warn!(%error, "quiet connections were closed instead of passed on");
+                }
+            }
             // Nobody follows; a successor would have made its own file by now.
-            let _ = std::fs::remove_file(&self.path);
+            None => {
+                let _ = std::fs::remove_file(&self.path);
+            }
         }
     }
 }
@@ -203,7 +260,7 @@ fn pass_on(stream: &mut UnixStream, sockets: &[(u8, OwnedFd)]) -> std::io::Resul
     if hello != HELLO {
         return Err(std::io::Error::other("not a successor"));
     }
-    send(stream, sockets)?;
+    send_sockets(stream, sockets)?;
     let mut go = [0; GO.len()];
     stream.read_exact(&mut go)?;
     if go == GO { Ok(()) } else { Err(std::io::Error::other("no go")) }
@@ -245,13 +302,44 @@ mod tests {
         let (plain, tls, ops) = (bind(), bind(), bind());
         let address = plain.local_addr().unwrap();
         let own = [(b'p', plain.into()), (b'T', tls.into()), (OPS, ops.into())];
-        send(&near, &own).unwrap();
-        let got = receive(&far).unwrap();
+        send_sockets(&near, &own).unwrap();
+        let got = receive_sockets(&far).unwrap();
         let kinds: Vec<Arrives> = got.serving.iter().map(|l| l.arrives).collect();
         assert_eq!(kinds, [Arrives::Plain, Arrives::ProxiedTls]);
         assert!(got.ops.is_some());
         drop(own);
         assert_eq!(got.serving[0].socket.local_addr().unwrap(), address);
         std::net::TcpStream::connect(address).unwrap();
+    }
+    #[test]
+    fn more_connections_than_one_message_takes_arrive_with_their_peers() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        let mut quiet = Vec::new();
+        for n in 0..300_u16 {
+            clients.push(TcpStream::connect(address).unwrap());
+            let (stream, _) = listener.accept().unwrap();
+            let peer = if n % 2 == 0 {
+                IpAddr::from([192, 0, 2, n as u8])
+            } else {
+                IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])
+            };
+            quiet.push(Quiet { stream, peer });
+        }
+        let sending = std::thread::spawn(move || send_connections(&near, quiet).unwrap());
+        let predecessor = Predecessor { stream: far, sockets: None };
+        let got = predecessor.wait_until_gone(STEP).unwrap();
+        sending.join().unwrap();
+        assert_eq!(got.len(), 300);
+        for Quiet { stream, peer } in got {
+            let at = stream.peer_addr().unwrap();
+            let n = clients.iter().position(|c| c.local_addr().unwrap() == at).unwrap();
+            match peer {
+                IpAddr::V4(v4) => assert_eq!((n % 2, v4.octets()[3]), (0, n as u8)),
+                IpAddr::V6(v6) => assert_eq!((n % 2, v6.segments()[7]), (1, n as u16)),
+            }
+        }
     }
 }

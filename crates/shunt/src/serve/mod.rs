@@ -22,6 +22,7 @@ use shunt_domain::Deadline;
 use shunt_http::listener::core::{ListenerOptions, Shared, VisitorSecret};
 use shunt_http::listener::guard::Deadlines;
 use shunt_http::listener::limits::ConnectionLimits;
+use shunt_http::listener::passing::Quiet;
 use shunt_http::listener::proxies::TrustedProxies;
 use shunt_http::listener::server::{CoreInput, Server};
 use shunt_http::listener::sockets::Listening;
@@ -60,13 +61,17 @@ pub fn run(config: &Config, takeover: bool) -> anyhow::Result<()> {
     let (sockets, predecessor) = sockets::collect(config, predecessor)?;
     let base_url = config.base_url(sockets.main_address()?);
 
-    // From here on the server before us drains; new connections wait in the sockets' queues.
-    if let Some(predecessor) = predecessor {
-        predecessor.wait_until_gone(config.timeouts.shutdown + CLICKS_PATIENCE + LOCK_WAIT)?;
-    }
+    // From here on the server before us drains; new connections wait in the sockets' queues, and
+    // those it has between two requests come to us.
+    let connections = match predecessor {
+        Some(predecessor) => {
+            predecessor.wait_until_gone(config.timeouts.shutdown + CLICKS_PATIENCE + LOCK_WAIT)?
+        }
+        None => Vec::new(),
+    };
     let built =
         runtime.block_on(build_app(config, &base_url, OpenMode::Serve { wait: LOCK_WAIT }))?;
-    let started = start(config, &runtime, &built, sockets, certificates)?;
+    let started = start(config, &runtime, &built, sockets, connections, certificates)?;
     // Stdout may be closed; that is no reason not to serve.
     let setup = runtime.block_on(built.setup_link());
     banner::print(config, &base_url, setup.as_deref(), &started.addresses);
@@ -116,6 +121,7 @@ fn start(
     runtime: &Runtime,
     built: &Built,
     sockets: sockets::Sockets,
+    mut connections: Vec<Quiet>,
     certificates: Option<Arc<Certificates>>,
 ) -> anyhow::Result<Started> {
     let cores = config.core_count();
@@ -139,7 +145,10 @@ fn start(
     let mut local = Some(sockets::bind_local(&config.socket())?);
     let mut inputs = Vec::with_capacity(cores);
     for (index, listening) in per_core.drain(..).enumerate() {
-        inputs.push(core_input(&pipeline, index, listening, local.take())?);
+        // An equal share of what is left for each core that is left.
+        let rest = connections.split_off(connections.len().div_ceil(cores - index));
+        let share = std::mem::replace(&mut connections, rest);
+        inputs.push(core_input(&pipeline, index, listening, local.take(), share)?);
     }
     let tls = certificates.as_ref().map(Certificates::server_config).transpose()?;
     let draining = Arc::new(AtomicBool::new(false));
@@ -169,11 +178,12 @@ fn core_input(
     index: usize,
     sockets: Vec<Listening>,
     local: Option<std::os::unix::net::UnixListener>,
+    connections: Vec<Quiet>,
 ) -> anyhow::Result<CoreInput> {
     let recorder = pipeline
         .take_recorder(index)
         .with_context(|| format!("core {index} has no ring; this is a bug"))?;
-    Ok(CoreInput { sockets, recorder: Box::new(recorder), local })
+    Ok(CoreInput { sockets, recorder: Box::new(recorder), local, connections })
 }
 
 fn spawn_ops(
@@ -235,12 +245,14 @@ fn shared(config: &Config, runtime: &Runtime, built: &Built, metrics: &Arc<Metri
         api: runtime.handle().clone(),
         visitor_secret: arc_swap::ArcSwapOption::<VisitorSecret>::empty(),
         draining: AtomicBool::new(false),
+        passing: Default::default(),
     }
 }
 
 fn stop(config: &Config, runtime: &Runtime, built: Built, started: Started) {
     started.draining.store(true, Ordering::Relaxed);
-    started.server.drain(config.timeouts.shutdown);
+    started.server.drain(config.timeouts.shutdown, started.handover.is_taken());
+    let connections = started.shared.passing.take();
     // The cores are gone, and with them the recorders: the boot can be closed.
     drop(started.shared);
     drop(started.store);
@@ -251,5 +263,5 @@ fn stop(config: &Config, runtime: &Runtime, built: Built, started: Started) {
     // Best effort: the process is leaving either way.
     let _ = started.stop_ops.send(true);
     runtime.block_on(built.close());
-    started.handover.finish();
+    started.handover.finish(connections);
 }
