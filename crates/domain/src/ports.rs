@@ -453,6 +453,10 @@ pub trait RangeLeases: Send + Sync {
     fn give_back(&self, rest: Range, deadline: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>>;
 }
 
+/// The setting that holds the key of the permutation which range codes go through: 32 random bytes.
+/// A restored store throws it away, so that counter values which count again give other codes.
+pub const META_RANGE_KEY: &str = "range-key";
+
 /// Small durable settings that belong to the data, not to the process: node id, permutation key,
 /// how codes are folded, code length reached.
 pub trait MetaStore: Send + Sync {

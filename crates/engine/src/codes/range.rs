@@ -6,16 +6,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use shunt_domain::ports::{BoxFuture, MetaStore, Range, RangeLeases};
+use shunt_domain::ports::{BoxFuture, META_RANGE_KEY, MetaStore, Range, RangeLeases};
 use shunt_domain::{Code, Deadline};
 
 use super::alphabet::{Alphabet, unreserved};
 use super::entropy::random_key;
 use super::permute::Permutation;
 use super::{AllocateError, CodeSettings, CodeSource, lock, settled, until};
-
-/// Where the permutation key is kept: 32 random bytes, made once per store.
-const KEY_META: &str = "range-key";
 
 /// What a counter value stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +104,7 @@ struct Hand {
 }
 
 impl RangeSource {
-    /// Reads the permutation key, or makes it.
+    /// Reads the permutation key, or makes it: 32 random bytes, once per store and restore.
     pub(super) async fn open(
         settings: &CodeSettings,
         lease: u64,
@@ -116,9 +113,9 @@ impl RangeSource {
         deadline: Deadline,
     ) -> Result<Self, AllocateError> {
         let fresh = random_key()?.to_vec();
-        let stored = settled(meta.meta_or_insert(KEY_META, fresh, deadline).await)?;
+        let stored = settled(meta.meta_or_insert(META_RANGE_KEY, fresh, deadline).await)?;
         let key = <[u8; 32]>::try_from(stored.as_slice()).map_err(|_| {
-            let why = format!("{KEY_META} has {} bytes instead of 32", stored.len());
+            let why = format!("{META_RANGE_KEY} has {} bytes instead of 32", stored.len());
             AllocateError::Store(shunt_domain::StoreError::Corrupt(why))
         })?;
         Ok(Self {

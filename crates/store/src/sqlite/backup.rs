@@ -4,9 +4,11 @@
 //! secrets of visitor hashes and without the setup secret. It is written under another name,
 //! checked, and only then renamed: a file with the asked name is a whole backup.
 //!
-//! Restoring an old backup forgets the codes given out since. Nothing can know them, so the
-//! restored store says that it is another one: its epoch is one higher, and candidates that may
-//! have been handed out (pool rows, rests of ranges) are thrown away.
+//! Restoring an old backup forgets the codes given out since. Nothing can know them, so candidates
+//! that may have been handed out (pool rows, rests of ranges) are thrown away, and so is the key of
+//! the permutation that range codes go through: the counter values given out since count again, and
+//! under the old key each of them would give out the code of a link that was lost. The epoch says
+//! how often that happened.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension, params};
+use shunt_domain::ports::META_RANGE_KEY;
 
 use super::db::{Db, DbOptions};
 use super::error::OpenError;
@@ -23,7 +26,7 @@ use super::schema::LINKS_DB;
 use super::store::{SqliteStore, make_dir};
 
 /// The setting that counts how often this data was restored from a backup: a number as eight
-/// bytes, big-endian; missing means 0. Code allocators mix it into what must not repeat.
+/// bytes, big-endian; missing means 0.
 pub const META_EPOCH: &str = "epoch";
 
 /// Pages copied between two reports of progress (4 MiB).
@@ -261,6 +264,7 @@ fn mark_restored(copy: &mut Connection) -> rusqlite::Result<u64> {
         "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
         params![META_EPOCH, epoch.to_be_bytes()],
     )?;
+    transaction.execute("DELETE FROM meta WHERE name = ?1", [META_RANGE_KEY])?;
     transaction.execute("DELETE FROM code_pool", [])?;
     transaction.execute("DELETE FROM range_rests", [])?;
     transaction.commit()?;

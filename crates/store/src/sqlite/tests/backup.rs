@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use shunt_domain::ports::{LinkWriter, ListQuery, MetaStore};
+use shunt_domain::ports::{LinkWriter, ListQuery, META_RANGE_KEY, MetaStore};
 
 use super::super::{OpenError, Progress, SqliteStore};
 use crate::conformance::check;
@@ -81,6 +81,7 @@ fn a_restore_replaces_nothing_unasked_and_says_that_it_is_another_epoch() {
         let mut kept = link("kept");
         kept.tags = tags(&["tag"]);
         create(&store, kept).await;
+        store.set_meta(META_RANGE_KEY, vec![7; 32], soon()).await.done().unwrap();
     });
     store.backup(&file, &mut |_| {}).unwrap();
     check(async { drop(create(&store, link("later")).await) });
@@ -98,6 +99,8 @@ fn a_restore_replaces_nothing_unasked_and_says_that_it_is_another_epoch() {
             assert_eq!(get(&store, &key("later")).await, None);
             let stored = store.meta(super::super::META_EPOCH, soon()).await.unwrap();
             assert_eq!(stored, Some(1_u64.to_be_bytes().to_vec()), "round {epoch}");
+            // Counter values that count again must not give the codes they gave before.
+            assert_eq!(store.meta(META_RANGE_KEY, soon()).await.unwrap(), None);
             let query = ListQuery { tag: tags(&["tag"]).pop(), limit: 5, ..ListQuery::default() };
             assert_eq!(codes(&list_all(&store, &query).await), ["kept"]);
         });
