@@ -124,12 +124,12 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "store.mmap_bytes",
         "SHUNT_STORE_MMAP_BYTES",
         Flag::No,
-        "256MiB",
+        "4GiB",
         "size",
-        "How much of links.db is mapped into memory. Too high: the process looks larger than it \
-         is, the pages belong to the page cache. Too low: reads of links that are not in L1 cost \
-         a system call each. 0 maps nothing.",
-        to!(store.mmap_bytes, |raw| size(raw, 0..=(2_047 * MIB)))
+        "How much of links.db is mapped into memory, by each reader. Too high: the process looks \
+         larger than it is, the pages belong to the page cache. Too low: reads of links that are \
+         not in L1 cost a system call each. 0 maps nothing.",
+        to!(store.mmap_bytes, |raw| size(raw, 0..=TIB))
     ),
     setting!(
         "store.readers",
