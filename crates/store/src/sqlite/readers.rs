@@ -3,7 +3,12 @@
 //!
 //! Invariants: a read whose deadline passed while it waited is not executed, and one whose deadline
 //! passes while it runs is stopped; point reads never wait behind scans, because at least one
-//! thread takes no scans; what waits is bounded.
+//! thread takes no scans; what waits is bounded; a read sees everything that was committed before
+//! it was asked for.
+//!
+//! Under load a reader takes several point reads at once, under one snapshot, and answers them
+//! together: a snapshot costs four system calls, and an answer that wakes its asker at once costs a
+//! change of threads on a machine with few cores.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -69,8 +74,19 @@ pub enum Lane {
     Scan,
 }
 
-/// Does the read and sends the answer; true when the connection should not be used again.
-type Work = Box<dyn FnOnce(&Connection) -> bool + Send>;
+/// Does the read.
+type Work = Box<dyn FnOnce(&Connection) -> Done + Send>;
+
+/// A read that was done.
+struct Done {
+    /// Sends the answer.
+    reply: Box<dyn FnOnce()>,
+    /// Whether the connection should not be used again.
+    suspect: bool,
+}
+
+/// The most point reads under one snapshot.
+const BATCH: usize = 16;
 
 struct Job {
     deadline: Deadline,
@@ -83,7 +99,10 @@ struct Queue {
     points: VecDeque<Job>,
     scans: VecDeque<Job>,
     scanning: usize,
+    /// Threads that wait for work.
     idle: usize,
+    /// Those of them that were called and did not come yet.
+    called: usize,
     closed: bool,
 }
 
@@ -91,6 +110,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     stats: Arc<ReaderStats>,
+    threads: usize,
     max_scanning: usize,
 }
 
@@ -115,33 +135,40 @@ impl Shared {
             Lane::Scan => queue.scans.push_back(job),
         }
         self.stats.queued.fetch_add(1, Ordering::Relaxed);
-        let wake = queue.idle > 0;
+        // One thread for each batch that waits: those that were called take it.
+        let waiting = queue.points.len() + queue.scans.len();
+        let call = queue.idle > queue.called && waiting > queue.called * BATCH;
+        queue.called += usize::from(call);
         drop(queue);
-        if wake {
+        if call {
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// The next read that may run now; `None` when the pool is closed and empty.
-    fn pop(&self) -> Option<Job> {
+    /// The next reads that may run now: one scan, or one reader's share of the point reads. Empty
+    /// when the pool is closed and nothing waits.
+    fn pop(&self) -> Vec<Job> {
         let mut queue = self.queue();
         loop {
-            let mut job = queue.points.pop_front();
-            if job.is_none() && queue.scanning < self.max_scanning {
-                job = queue.scans.pop_front();
-                queue.scanning += usize::from(job.is_some());
+            let share = queue.points.len().div_ceil(self.threads).min(BATCH);
+            let mut jobs: Vec<Job> = queue.points.drain(..share).collect();
+            if jobs.is_empty() && queue.scanning < self.max_scanning {
+                jobs.extend(queue.scans.pop_front());
+                queue.scanning += jobs.len();
             }
-            if let Some(job) = job {
-                self.stats.queued.fetch_sub(1, Ordering::Relaxed);
-                return Some(job);
+            if !jobs.is_empty() {
+                self.stats.queued.fetch_sub(jobs.len() as u64, Ordering::Relaxed);
+                return jobs;
             }
             if queue.closed && queue.scans.is_empty() {
-                return None;
+                return jobs;
             }
             queue.idle += 1;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
+            // Whoever comes first is the one that was called.
+            queue.called = queue.called.saturating_sub(1);
         }
     }
 
@@ -180,6 +207,7 @@ impl Readers {
             queue: Mutex::default(),
             wake: Condvar::new(),
             stats,
+            threads,
             max_scanning: threads - 1,
         });
         let readers = Self { shared, threads: Mutex::default() };
@@ -214,7 +242,7 @@ impl Readers {
         let stats = Arc::clone(&self.shared.stats);
         let work = Box::new(move |connection: &Connection| {
             if reply.is_closed() {
-                return false;
+                return Done { reply: Box::new(|| ()), suspect: false };
             }
             let started = Instant::now();
             let result = read(connection);
@@ -225,9 +253,11 @@ impl Readers {
             .record_micros(started.elapsed());
             count(&stats.done);
             let suspect = result.as_ref().is_err_and(is_suspect);
-            // Nobody listens any more: the caller gave up or went away.
-            let _ = reply.send(result.map_err(|error| store_error(&error)));
-            suspect
+            let reply = move || {
+                // Nobody listens any more: the caller gave up or went away.
+                let _ = reply.send(result.map_err(|error| store_error(&error)));
+            };
+            Done { reply: Box::new(reply), suspect }
         });
         self.shared.push(Job { deadline, lane, work })?;
         match tokio::time::timeout_at(deadline.instant().into(), answer).await {
@@ -274,25 +304,54 @@ fn is_suspect(error: &rusqlite::Error) -> bool {
 /// A reader thread's life.
 fn work(shared: &Shared, db: &Db, connection: Connection) {
     let mut connection = Some(connection);
-    while let Some(job) = shared.pop() {
-        let scan = job.lane == Lane::Scan;
-        if job.deadline.passed(Instant::now()) {
-            count(&shared.stats.expired);
-        } else {
+    let mut replies = Vec::new();
+    loop {
+        let jobs = shared.pop();
+        let Some(first) = jobs.first() else { return };
+        let scan = first.lane == Lane::Scan;
+        // A scan has its own idea of transactions; one read is one already.
+        let mut snapshot = jobs.len() > 1 && begin(connection.as_ref());
+        for job in jobs {
+            if job.deadline.passed(Instant::now()) {
+                count(&shared.stats.expired);
+                continue;
+            }
             if connection.is_none() {
                 connection = open_reader(db).ok();
+                snapshot = false;
             }
-            if let Some(usable) = &connection {
-                let _stop = StopAt::new(job.deadline.instant());
-                // A panic in a query is that query's failure: its caller sees the reply dropped.
-                let run = std::panic::AssertUnwindSafe(|| (job.work)(usable));
-                if std::panic::catch_unwind(run).unwrap_or(true) {
-                    connection = None;
-                }
+            let Some(usable) = &connection else { continue };
+            let _stop = StopAt::new(job.deadline.instant());
+            // A panic in a query is that query's failure: its caller sees the reply dropped.
+            let run = std::panic::AssertUnwindSafe(|| (job.work)(usable));
+            let done = std::panic::catch_unwind(run).ok();
+            if done.as_ref().is_none_or(|done| done.suspect) {
+                connection = None;
             }
+            replies.extend(done.map(|done| done.reply));
+        }
+        if snapshot && !connection.as_ref().is_some_and(end) {
+            connection = None;
+        }
+        for reply in replies.drain(..) {
+            reply();
         }
         if scan {
             shared.scan_done();
         }
     }
+}
+
+/// Begins a snapshot, if that goes; reads do without as well.
+fn begin(connection: Option<&Connection>) -> bool {
+    connection.is_some_and(|connection| {
+        connection.prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).is_ok()
+    })
+}
+
+/// Ends the snapshot; whether the connection can be used again. One that stayed in it would see
+/// old rows for ever.
+fn end(connection: &Connection) -> bool {
+    let over = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+    over.is_ok() || connection.is_autocommit()
 }

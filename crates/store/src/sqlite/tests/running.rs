@@ -58,6 +58,34 @@ fn a_group_of_mixed_writes_makes_few_index_segments() {
     assert!(segments <= commits as i64 + 1, "{segments} segments of {commits} commits");
 }
 
+/// Reads share snapshots under load; none is older than the read that was asked for, and none is
+/// kept: each round sees the round's own write in every answer, a failing query among them.
+#[test]
+fn reads_that_come_together_see_what_was_committed_before_them() {
+    let (_dir, store) = fresh();
+    check(async {
+        for round in 0..60 {
+            create(&store, link(&format!("c{round}"))).await;
+            let points = (0..200).map(|at| {
+                let store = &store;
+                async move {
+                    if at % 50 == 7 {
+                        let broken = store
+                            .readers()
+                            .run(Lane::Point, soon(), |db| db.execute("no sql", []))
+                            .await;
+                        assert!(broken.is_err());
+                    }
+                    get(store, &key(&format!("c{round}"))).await
+                }
+            });
+            let found = crate::conformance::join_all(points).await;
+            assert!(found.iter().all(Option::is_some), "round {round}");
+            assert_eq!(store.reader_stats().queued.load(Ordering::Relaxed), 0);
+        }
+    });
+}
+
 #[test]
 fn a_write_given_up_in_the_queue_is_not_executed() {
     let (_dir, store) = fresh();
