@@ -44,11 +44,10 @@ impl Strace {
         Ok(Self { process, trace, _directory: directory })
     }
 
-    /// The lines traced so far.
+    /// The calls traced so far, a line each, in the order in which they ended; those under way
+    /// come last.
     pub fn lines(&self) -> Vec<String> {
-        let text = fs::read(&self.trace).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        text.lines().filter(|line| !line.contains("resumed>")).map(ToOwned::to_owned).collect()
+        calls(&String::from_utf8_lossy(&fs::read(&self.trace).unwrap_or_default()))
     }
 
     /// How many traced lines hold this text.
@@ -70,6 +69,28 @@ impl Strace {
         self.process.signal(Signal::INT)?;
         self.process.wait(Duration::from_secs(20)).map(|_| ())
     }
+}
+
+/// Puts calls together that strace wrote as two lines, because another thread's came between.
+fn calls(trace: &str) -> Vec<String> {
+    let mut calls = Vec::new();
+    let mut under_way: Vec<(&str, &str)> = Vec::new();
+    for line in trace.lines() {
+        let (thread, call) = line.split_once(' ').unwrap_or((line, ""));
+        if let Some(begun) = call.strip_suffix(" <unfinished ...>") {
+            under_way.push((thread, begun));
+        } else if let Some((_, rest)) = call.split_once(" resumed>") {
+            let at = under_way.iter().position(|(known, _)| *known == thread);
+            let begun = at.map_or("", |at| under_way.swap_remove(at).1);
+            calls.push(format!("{thread} {begun}{rest}"));
+        } else {
+            calls.push(line.to_owned());
+        }
+    }
+    calls.extend(
+        under_way.iter().map(|(thread, begun)| format!("{thread} {begun} <unfinished ...>")),
+    );
+    calls
 }
 
 fn all_traced(pid: u32) -> bool {
@@ -146,5 +167,24 @@ impl Drop for SmallDisk {
         // Lazily, because a server that is being killed may still hold files.
         let spec = Spec::new("umount", "umount").arg("-l").arg(self.directory.path());
         let _ = spec.run(&std::env::temp_dir(), wait::PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_strace_wrote_in_two_lines_is_one() {
+        let trace = "7 fsync(3</a>) = 0\n7 fsync(3</a> <unfinished ...>\n8 fsync(4</b> <unfinished \
+                     ...>\n8 <... fsync resumed>) = -1 EIO (x) (INJECTED)\n7 <... fsync resumed>) \
+                     = 0\n9 fsync(5</c> <unfinished ...>\n";
+        let expected = [
+            "7 fsync(3</a>) = 0",
+            "8 fsync(4</b>) = -1 EIO (x) (INJECTED)",
+            "7 fsync(3</a>) = 0",
+            "9 fsync(5</c> <unfinished ...>",
+        ];
+        assert_eq!(calls(trace), expected);
     }
 }
