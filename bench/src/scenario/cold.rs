@@ -4,6 +4,7 @@ use super::{Bench, CONNECTIONS, STOP, WARMUP, hot};
 use crate::dataset;
 use crate::load::Load;
 use crate::results::{Outcome, amount, median};
+use crate::servers;
 
 /// Bytes of an entry of L1 beside key and target, as the L1 scenario measures them; only to size
 /// L1 to one in a hundred.
@@ -38,9 +39,10 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     // What is cold is L1. The file is in the page cache, as nginx's map is in memory.
     std::io::copy(&mut std::fs::File::open(data.join("links.db"))?, &mut std::io::sink())?;
     let (mut cpu, mut peak, mut p99, mut hits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut floor = Vec::new();
     for round in 1..=bench.rounds {
         let server = bench.shunt.serve(&data, bench.pinning.server, &settings)?;
-        server.check(links)?;
+        let answer = server.check(links)?;
         let closed = Load::closed(CONNECTIONS).keys(&keys).time(bench.round, WARMUP);
         let measured = bench.measure(&server, &closed, false)?;
         let open = Load::open(measured.per_second / 2.0, CONNECTIONS)
@@ -61,6 +63,13 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         peak.push(measured.per_second);
         p99.push(paced.p99);
         server.process.stop(STOP)?;
+        // What this machine and the generator add by themselves: a loop that looks nothing up.
+        let dir = bench.scratch.join("floor");
+        let bare = servers::floor(&bench.floor, &dir, bench.pinning.server, &answer)?;
+        let open = Load::open(measured.per_second / 2.0, CONNECTIONS)
+            .with("--keys", keys.display().to_string())
+            .time(bench.round, WARMUP);
+        floor.push(bench.measure(&bare, &open, true)?.p99);
     }
     outcome.columns = ["", "requests/s", "CPU µs per redirect", "p99 µs at half", "answered by L1"]
         .map(str::to_owned)
@@ -82,8 +91,9 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     outcome.judge("CPU per cold redirect, of nginx's hot", median(&cpu) / nginx, 3.0, true, "×");
     outcome.judge("answered by L1", 100.0 * median(&hits), 1.5, true, "%");
     outcome.judge("p99 at half of the peak rate", median(&p99) / 1e3, 2.0, true, "ms");
+    outcome.note("p99 of the bare loop at the same rate", &amount(median(&floor) / 1e3, "ms"));
     outcome.raw = serde_json::json!({
-        "links": links, "cpu": cpu, "peak": peak, "p99": p99, "l1_share": hits, "nginx_cpu": nginx
+        "links": links, "cpu": cpu, "peak": peak, "p99": p99, "floor_p99": floor, "l1_share": hits, "nginx_cpu": nginx
     });
     Ok(outcome)
 }

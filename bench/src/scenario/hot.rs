@@ -64,7 +64,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         "hot",
         "Hot redirects",
         "100,000 links, keys uniform over all of them, every Location checked, 64 connections, \
-         closed loop; p99 also open loop at 60 % of nginx's rate. The server alone on one core, \
+         closed loop; p99 also open loop at 30 % of nginx's rate. The server alone on one core, \
          the load on another; medians of the rounds. CPU is that of the whole process, the spool's \
          writer and the worker included; shunt writes every click to the fsynced spool and keeps \
          its metrics.",
@@ -101,7 +101,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             let measured =
                 bench.measure(&server, if is_floor { &unchecked } else { &checked }, false)?;
             if *name == "nginx" && open_rate == 0.0 {
-                open_rate = 0.6 * measured.per_second;
+                open_rate = 0.3 * measured.per_second;
             }
             let open = Load::open(open_rate, CONNECTIONS).time(bench.round, WARMUP);
             let open = if is_floor {

@@ -37,7 +37,8 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let (&[full, empty], &[held, left]) = (resident.as_slice(), entries.as_slice()) else {
         anyhow::bail!("two servers were measured");
     };
-    ensure!(held >= links as f64, "L1 held {held} of {links} links");
+    // A few sets of the index may be full before the memory is.
+    ensure!(held >= 0.999 * links as f64, "L1 held {held} of {links} links");
     // The small L1 holds a few entries as well.
     let share = payload as f64 * (held - left) / links as f64;
     let overhead = (full - empty - share) / (held - left);
