@@ -13,12 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use shunt_domain::ports::{Claim, Clock, LinkReader, LinkWriter};
-use shunt_domain::{
-    Deadline, DomainId, LinkKey, Outcome, StoreError, Stored, Timestamp, UnknownCause, Version,
-};
+use shunt_domain::{Deadline, LinkKey, Outcome, StoreError, Stored, UnknownCause, Version};
 use tokio::sync::watch;
 
-use crate::l1::{Entry, Head, L1};
+use crate::l1::{Entry, L1};
 
 /// How the resolver works.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +90,7 @@ impl Resolver {
         })
     }
 
-    /// The cache, for its figures.
+    /// The cache: hits are answered from it without asking the resolver.
     pub const fn l1(&self) -> &L1 {
         &self.l1
     }
@@ -107,21 +105,6 @@ impl Resolver {
         i64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// The cached answer, if there is one, with its target in `target`: the hot path. Awaits
-    /// nothing; allocates nothing once the buffer has grown. `hash` is [`L1::hash`] of domain and
-    /// code.
-    pub fn cached(
-        &self,
-        hash: u64,
-        domain: DomainId,
-        code: &[u8],
-        now: Timestamp,
-        mono: i64,
-        target: &mut Vec<u8>,
-    ) -> Option<Head> {
-        self.l1.get(hash, domain, code, now, mono, target)
-    }
-
     /// The answer for `key`: cached, or loaded once for all who ask at the same time.
     ///
     /// # Errors
@@ -131,7 +114,7 @@ impl Resolver {
         let mono = self.mono(Instant::now());
         let (hash, now) = (self.l1.hash(key.domain, code), self.clock.now());
         let mut target = Vec::new();
-        if let Some(head) = self.cached(hash, key.domain, code, now, mono, &mut target) {
+        if let Some(head) = self.l1.get(hash, key.domain, code, now, mono, &mut target) {
             return Ok(Entry::cached(head, &target));
         }
         self.load(key).await

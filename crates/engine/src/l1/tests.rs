@@ -186,7 +186,7 @@ fn a_scan_does_not_push_out_what_is_used() {
 
 #[test]
 fn a_skewed_load_is_served_as_well_as_by_a_list_of_the_last_used() {
-    // Zipf-like: the square of a uniform number. Deterministic.
+    // Skewed: the fourth power of a uniform number. Deterministic.
     let (keys, room) = (50_000_u64, 5_000_usize);
     let mut seed = 1_u64;
     let mut draw = || {

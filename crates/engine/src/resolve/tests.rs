@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use shunt_domain::ports::{BoxFuture, Change, ChangeRefusal, CreateRefusal};
-use shunt_domain::{Code, Link, LinkPatch, NewLink};
+use shunt_domain::{Code, DomainId, Link, LinkPatch, NewLink, Timestamp};
 use tokio::sync::Notify;
 
 use super::*;

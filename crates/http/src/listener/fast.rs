@@ -327,7 +327,7 @@ fn answer_hit(
     let resolver = &core.shared.app.resolver;
     let mut target = core.target.borrow_mut();
     let mono = resolver.mono(began);
-    let Some(found) = resolver.cached(ask.hash, ask.domain, ask.code, now, mono, &mut target)
+    let Some(found) = resolver.l1().get(ask.hash, ask.domain, ask.code, now, mono, &mut target)
     else {
         return false;
     };
