@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::code::{Code, DomainId, LinkKey};
 use crate::key::{ApiKeyId, OwnerId, Scopes};
@@ -320,6 +321,34 @@ pub trait IdempotencyStore: Send + Sync {
         before: Timestamp,
         deadline: Deadline,
     ) -> BoxFuture<'_, Outcome<u64, StoreError>>;
+}
+
+/// Makes the answer of a new link that is stored with it: HTTP status, then headers worth repeating
+/// and body as in [`IdempotencyState::Done`]. Called inside the transaction, maybe more than once.
+pub type RenderCreated = Arc<dyn Fn(&Link) -> (u16, Vec<u8>) + Send + Sync>;
+
+/// What a create that is done once came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreatedOnce {
+    /// The link was made now, and its answer is stored.
+    Created(Box<Link>),
+    /// The key was used before; nothing was made. Never [`IdempotencyState::Fresh`].
+    Earlier(IdempotencyState),
+}
+
+/// Creates a link once per key in one transaction, where links and idempotency rows live in one
+/// database: one wait for the disk instead of the three of begin, create and complete. Stores that
+/// keep them apart don't have this port.
+pub trait CreateOnce: Send + Sync {
+    /// Looks the key up as [`IdempotencyStore::begin`] does; an attempt that goes first makes the
+    /// link and stores its answer. A refused create leaves no trace of the key.
+    fn create_once(
+        &self,
+        link: NewLink,
+        request: IdempotentBegin,
+        render: RenderCreated,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<CreatedOnce, CreateRefusal>>;
 }
 
 /// An API key as stored: never the secret, only its hash.

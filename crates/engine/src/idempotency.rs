@@ -130,30 +130,33 @@ impl Idempotency {
         choice: String,
         deadline: Deadline,
     ) -> Result<Begun, LinkError> {
+        let request = self.request(once, choice.clone(), deadline);
+        let began_at = request.now;
+        match self.store.begin(request, deadline).await {
+            Outcome::Done(IdempotencyState::Fresh) => {
+                Ok(Begun::Go { choice, began_at, resumed: false })
+            }
+            Outcome::Done(state) => judge(state),
+            Outcome::Refused(error) => Err(error.into()),
+            Outcome::Unknown(cause) => Err(LinkError::Unknown(cause)),
+        }
+    }
+
+    /// What the store is asked at the beginning of an attempt.
+    pub(crate) fn request(
+        &self,
+        once: &Once,
+        choice: String,
+        deadline: Deadline,
+    ) -> IdempotentBegin {
         let now = self.clock.now();
-        let request = IdempotentBegin {
+        IdempotentBegin {
             scope: once.scope,
             key_hash: once.key_hash,
             request_hash: once.request_hash,
-            choice: choice.clone(),
+            choice,
             now,
             lease_until: now.plus(deadline.left(Instant::now())),
-        };
-        let state = match self.store.begin(request, deadline).await {
-            Outcome::Done(state) => state,
-            Outcome::Refused(error) => return Err(error.into()),
-            Outcome::Unknown(cause) => return Err(LinkError::Unknown(cause)),
-        };
-        match state {
-            IdempotencyState::Fresh => Ok(Begun::Go { choice, began_at: now, resumed: false }),
-            IdempotencyState::Resume { choice, began_at } => {
-                Ok(Begun::Go { choice, began_at, resumed: true })
-            }
-            IdempotencyState::Done { status, response } => {
-                Ok(Begun::Done(StoredAnswer { status, response }))
-            }
-            IdempotencyState::Mismatch => Err(LinkError::KeyReused),
-            IdempotencyState::Running => Err(LinkError::StillRunning),
         }
     }
 
@@ -217,6 +220,21 @@ impl Idempotency {
             Outcome::Refused(error) => Err(error.into()),
             Outcome::Unknown(cause) => Err(LinkError::Unknown(cause)),
         }
+    }
+}
+
+/// What the row of an earlier attempt means for the next one.
+pub(crate) fn judge(state: IdempotencyState) -> Result<Begun, LinkError> {
+    match state {
+        IdempotencyState::Resume { choice, began_at } => {
+            Ok(Begun::Go { choice, began_at, resumed: true })
+        }
+        IdempotencyState::Done { status, response } => {
+            Ok(Begun::Done(StoredAnswer { status, response }))
+        }
+        IdempotencyState::Mismatch => Err(LinkError::KeyReused),
+        // Fresh is no row of an earlier attempt: somebody else's of this moment.
+        IdempotencyState::Running | IdempotencyState::Fresh => Err(LinkError::StillRunning),
     }
 }
 

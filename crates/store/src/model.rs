@@ -6,9 +6,10 @@ use std::future::ready;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shunt_domain::ports::{
-    ApiKey, BoxFuture, Change, ChangeRefusal, Claim, CreateRefusal, DomainStore, IdempotencyScope,
-    IdempotencyState, IdempotencyStore, IdempotentBegin, KeyStore, LinkQuery, LinkReader,
-    LinkWriter, ListError, ListQuery, NewApiKey, Page, Range, Sort,
+    ApiKey, BoxFuture, Change, ChangeRefusal, Claim, CreateOnce, CreateRefusal, CreatedOnce,
+    DomainStore, IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin, KeyStore,
+    LinkQuery, LinkReader, LinkWriter, ListError, ListQuery, NewApiKey, Page, Range, RenderCreated,
+    Sort,
 };
 use shunt_domain::{
     ApiKeyId, Code, Deadline, DomainId, Link, LinkKey, LinkPatch, NewLink, Outcome, OwnerId,
@@ -270,29 +271,36 @@ impl Data {
         }
     }
 
-    fn begin(&mut self, request: IdempotentBegin) -> IdempotencyState {
+    fn earlier(&mut self, request: &IdempotentBegin) -> Option<IdempotencyState> {
         let boot = self.boot;
         let key = (request.scope, request.key_hash);
-        let Some((_, earlier)) = self.attempts.iter_mut().find(|(other, _)| *other == key) else {
-            let lease_until = request.lease_until;
-            self.attempts.push((key, Attempt { request, boot, lease_until, answer: None }));
-            return IdempotencyState::Fresh;
-        };
+        let (_, earlier) = self.attempts.iter_mut().find(|(other, _)| *other == key)?;
         if earlier.request.request_hash != request.request_hash {
-            return IdempotencyState::Mismatch;
+            return Some(IdempotencyState::Mismatch);
         }
         if let Some((status, response)) = earlier.answer.clone() {
-            return IdempotencyState::Done { status, response };
+            return Some(IdempotencyState::Done { status, response });
         }
         if earlier.boot == boot && earlier.lease_until > request.now {
-            return IdempotencyState::Running;
+            return Some(IdempotencyState::Running);
         }
         earlier.boot = boot;
         earlier.lease_until = request.lease_until;
-        IdempotencyState::Resume {
-            choice: earlier.request.choice.clone(),
-            began_at: earlier.request.now,
-        }
+        let choice = earlier.request.choice.clone();
+        Some(IdempotencyState::Resume { choice, began_at: earlier.request.now })
+    }
+
+    fn note(&mut self, request: IdempotentBegin, answer: Option<(u16, Vec<u8>)>) {
+        let (boot, lease_until) = (self.boot, request.lease_until);
+        let key = (request.scope, request.key_hash);
+        self.attempts.push((key, Attempt { request, boot, lease_until, answer }));
+    }
+
+    fn begin(&mut self, request: IdempotentBegin) -> IdempotencyState {
+        self.earlier(&request).unwrap_or_else(|| {
+            self.note(request, None);
+            IdempotencyState::Fresh
+        })
     }
 
     fn add_key(&mut self, new: NewApiKey) -> ApiKey {
@@ -470,6 +478,25 @@ impl DomainStore for ModelStore {
             data.domains.len() - 1
         });
         done(DomainId(at as u32 + 1))
+    }
+}
+
+impl CreateOnce for ModelStore {
+    fn create_once(
+        &self,
+        link: NewLink,
+        request: IdempotentBegin,
+        render: RenderCreated,
+        _: Deadline,
+    ) -> BoxFuture<'_, Outcome<CreatedOnce, CreateRefusal>> {
+        let mut data = self.data();
+        if let Some(state) = data.earlier(&request) {
+            return done(CreatedOnce::Earlier(state));
+        }
+        now(outcome(data.create(link).map(|link| {
+            data.note(request, Some(render(&link)));
+            CreatedOnce::Created(Box::new(link))
+        })))
     }
 }
 

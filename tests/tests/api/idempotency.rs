@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shunt_domain::{Code, DomainId, LinkKey, Scope};
 
-use crate::kit::{Answer, Ask, Fault, Op, TIMEOUT, World, problem};
+use crate::kit::{Answer, Ask, Fault, Op, Setup, TIMEOUT, World, problem};
 
 const TARGET: &str = "https://example.com/page";
 const KEY: &str = "6f1d2c34-9b7a-4a53-8f0e-2d8a6f1b7c55";
@@ -25,6 +25,11 @@ async fn count(world: &World) -> usize {
     export.lines().iter().filter(|row| row.get("deleted_at").is_none()).count()
 }
 
+/// A service over one database, and one over stores that keep links and key rows apart.
+async fn both() -> [World; 2] {
+    [World::new().await, World::in_steps().await]
+}
+
 /// Past the lease of an attempt that came to no end.
 fn wait(world: &World) {
     world.clock.forward(TIMEOUT + Duration::from_secs(1));
@@ -32,8 +37,8 @@ fn wait(world: &World) {
 
 #[tokio::test]
 async fn a_repeated_create_is_answered_byte_for_byte() {
-    for ask in [create(), custom()] {
-        let world = World::new().await;
+    for (ask, steps) in [(create(), false), (custom(), false), (create(), true), (custom(), true)] {
+        let world = World::with(Setup { in_steps: steps, ..Setup::default() }).await;
         let first = world.send(ask.clone()).await;
         assert_eq!((first.status.as_u16(), first.replayed()), (201, false));
         world.clock.forward(Duration::from_secs(23 * 3600));
@@ -84,32 +89,35 @@ async fn keys_have_a_form() {
 
 #[tokio::test]
 async fn refusals_are_not_stored() {
-    let world = World::new().await;
-    let taken = Ask::post("/api/v1/links", &json!({"target": TARGET, "code": "sale"}));
-    world.send(taken).await;
-    for _ in 0..2 {
-        assert_eq!(world.send(custom()).await.problem(), problem(409, "taken", "code"));
+    for world in both().await {
+        let taken = Ask::post("/api/v1/links", &json!({"target": TARGET, "code": "sale"}));
+        world.send(taken).await;
+        for _ in 0..2 {
+            assert_eq!(world.send(custom()).await.problem(), problem(409, "taken", "code"));
+        }
+        let admin = world.admin().await;
+        // A refusal by the store: the same key may try again at once.
+        for op in [Op::Create, Op::CreateOnce] {
+            world.faults.next(op, Fault::Refused);
+        }
+        assert_eq!(world.send(create()).await.problem().1, "unavailable");
+        assert_eq!(world.send(create()).await.status, 201);
+        // What was bad input before is good once the world has changed: nothing of it was kept.
+        let later = Ask::post("/api/v1/links", &json!({"target": TARGET, "domain": "new.example"}))
+            .once("another-key-of-22-chars");
+        assert_eq!(world.send(later.clone()).await.problem().1, "unknown-domain");
+        let domain = Ask::post("/api/v1/domains", &json!({"host": "new.example"})).key(&admin);
+        world.send(domain).await;
+        assert_eq!(world.send(later).await.status, 201);
     }
-    let admin = world.admin().await;
-    // A refusal by the store: the same key may try again at once.
-    world.faults.next(Op::Create, Fault::Refused);
-    assert_eq!(world.send(create()).await.problem().1, "unavailable");
-    assert_eq!(world.send(create()).await.status, 201);
-    // What was bad input before is good once the world has changed: nothing of it was kept.
-    let later = Ask::post("/api/v1/links", &json!({"target": TARGET, "domain": "new.example"}))
-        .once("another-key-of-22-chars");
-    assert_eq!(world.send(later.clone()).await.problem().1, "unknown-domain");
-    let domain = Ask::post("/api/v1/domains", &json!({"host": "new.example"})).key(&admin);
-    world.send(domain).await;
-    assert_eq!(world.send(later).await.status, 201);
 }
 
-/// The write was done and its acknowledgement lost, or it never arrived, or the answer could not
-/// be stored, with and without a restart: the retry gives the one link.
 #[tokio::test]
 async fn a_broken_off_create_is_made_once() {
     for ask in [create(), custom()] {
         for (op, fault, status) in [
+            (Op::CreateOnce, Fault::LostAck, 503),
+            (Op::CreateOnce, Fault::LostCall, 503),
             (Op::Create, Fault::LostAck, 503),
             (Op::Create, Fault::LostCall, 503),
             (Op::Begin, Fault::LostAck, 503),
@@ -119,7 +127,8 @@ async fn a_broken_off_create_is_made_once() {
         ] {
             for restart in [false, true] {
                 let name = format!("{op:?} {fault:?} {restart}");
-                let mut world = World::new().await;
+                let in_steps = op != Op::CreateOnce;
+                let mut world = World::with(Setup { in_steps, ..Setup::default() }).await;
                 world.faults.next(op, fault);
                 let first = world.send(ask.clone()).await;
                 assert_eq!(first.status.as_u16(), status, "{name}: {first:?}");
@@ -149,7 +158,7 @@ async fn a_broken_off_create_is_made_once() {
 
 #[tokio::test]
 async fn another_attempt_is_told_to_wait_while_one_may_be_running() {
-    let world = World::new().await;
+    let world = World::in_steps().await;
     world.faults.next(Op::Create, Fault::LostCall);
     assert_eq!(world.send(create()).await.status, 503);
     let running = world.send(create()).await;
@@ -161,25 +170,50 @@ async fn another_attempt_is_told_to_wait_while_one_may_be_running() {
 
 #[tokio::test]
 async fn concurrent_attempts_make_one_link() {
-    let world = World::new().await;
-    for ask in [create(), custom().once("custom-key-of-22-chars!")] {
-        let answers =
-            futures_util::future::join_all((0..16).map(|_| world.send(ask.clone()))).await;
-        let (made, waiting): (Vec<&Answer>, Vec<&Answer>) =
-            answers.iter().partition(|answer| answer.status == 201);
-        assert!(!made.is_empty());
-        assert!(waiting.iter().all(|answer| answer.problem().1 == "still-running"));
-        let codes: std::collections::HashSet<String> =
-            made.iter().map(|answer| answer.code()).collect();
-        assert_eq!(codes.len(), 1);
-        assert_eq!(made.iter().filter(|answer| !answer.replayed()).count(), 1);
+    for world in both().await {
+        for ask in [create(), custom().once("custom-key-of-22-chars!")] {
+            let answers =
+                futures_util::future::join_all((0..16).map(|_| world.send(ask.clone()))).await;
+            let (made, waiting): (Vec<&Answer>, Vec<&Answer>) =
+                answers.iter().partition(|answer| answer.status == 201);
+            assert!(!made.is_empty());
+            assert!(waiting.iter().all(|answer| answer.problem().1 == "still-running"));
+            let codes: std::collections::HashSet<String> =
+                made.iter().map(|answer| answer.code()).collect();
+            assert_eq!(codes.len(), 1);
+            assert_eq!(made.iter().filter(|answer| !answer.replayed()).count(), 1);
+        }
+        assert_eq!(count(&world).await, 2);
     }
-    assert_eq!(count(&world).await, 2);
+}
+
+/// Made in one transaction, a link is known by its key whatever became of it since.
+#[tokio::test]
+async fn a_link_made_at_once_is_answered_as_it_was() {
+    for gone in [false, true] {
+        let world = World::new().await;
+        world.faults.next(Op::CreateOnce, Fault::LostAck);
+        assert_eq!(world.send(create()).await.status, 503);
+        let admin = world.admin().await;
+        let page = world.send(Ask::get("/api/v1/links").key(&admin)).await.json();
+        let code = page["links"][0]["code"].as_str().unwrap().to_owned();
+        let path = format!("/api/v1/links/{code}");
+        let change = if gone {
+            Ask::new("DELETE", path)
+        } else {
+            Ask::new("PATCH", path).json(&json!({"target": "https://example.com/edited"}))
+        };
+        assert!(world.send(change.key(&admin)).await.status.is_success());
+        let again = world.send(create()).await;
+        assert_eq!((again.status.as_u16(), again.replayed()), (201, true));
+        assert_eq!((again.code(), again.json()["target"].as_str()), (code, Some(TARGET)));
+        assert_eq!(count(&world).await, usize::from(!gone));
+    }
 }
 
 #[tokio::test]
 async fn a_link_edited_before_the_retry_is_still_the_one() {
-    let world = World::new().await;
+    let world = World::in_steps().await;
     world.faults.next(Op::Create, Fault::LostAck);
     world.send(create()).await;
     let admin = world.admin().await;
@@ -196,7 +230,7 @@ async fn a_link_edited_before_the_retry_is_still_the_one() {
 #[tokio::test]
 async fn a_link_deleted_before_the_retry_is_not_made_again() {
     for ask in [create(), custom()] {
-        let world = World::new().await;
+        let world = World::in_steps().await;
         world.faults.next(Op::Create, Fault::LostAck);
         world.send(ask.clone()).await;
         let admin = world.admin().await;
@@ -212,7 +246,7 @@ async fn a_link_deleted_before_the_retry_is_not_made_again() {
 #[tokio::test]
 async fn a_clock_set_back_makes_no_second_link() {
     for restart in [false, true] {
-        let mut world = World::new().await;
+        let mut world = World::in_steps().await;
         world.faults.next(Op::Create, Fault::LostCall);
         world.send(create()).await;
         if restart {
@@ -233,7 +267,7 @@ async fn a_clock_set_back_makes_no_second_link() {
 /// Somebody else takes the code that a key row has chosen, before the link is made.
 #[tokio::test]
 async fn a_chosen_code_taken_by_somebody_else_is_drawn_anew_or_told() {
-    let world = World::new().await;
+    let world = World::in_steps().await;
     let theirs = world.key(&[Scope::Create], None).await;
     world.faults.next(Op::Create, Fault::LostCall);
     world.send(custom()).await;
@@ -242,7 +276,7 @@ async fn a_chosen_code_taken_by_somebody_else_is_drawn_anew_or_told() {
     wait(&world);
     assert_eq!(world.send(custom()).await.problem(), problem(409, "taken", "code"));
     // With the very same target it is still somebody else's.
-    let world = World::new().await;
+    let world = World::in_steps().await;
     let theirs = world.key(&[Scope::Create], None).await;
     world.faults.next(Op::Create, Fault::LostCall);
     world.send(custom()).await;
@@ -254,21 +288,22 @@ async fn a_chosen_code_taken_by_somebody_else_is_drawn_anew_or_told() {
 
 #[tokio::test]
 async fn a_generated_code_that_collides_is_drawn_anew_with_the_key() {
-    let alphabet = shunt_engine::codes::Alphabet::parse("ab").unwrap();
-    let codes = shunt_engine::codes::CodeSettings {
-        alphabet,
-        length: 3,
-        max_length: 3,
-        ..Default::default()
-    };
-    let world = World::with(crate::kit::Setup { codes, ..Default::default() }).await;
-    let mut seen = std::collections::HashSet::new();
-    for n in 0..8 {
-        let answer = world.send(create().once(&format!("{KEY}-{n}"))).await;
-        assert_eq!(answer.status, 201, "link {n}: {answer:?}");
-        assert!(seen.insert(answer.code()));
-        let again = world.send(create().once(&format!("{KEY}-{n}"))).await;
-        assert_eq!((again.code(), again.replayed()), (answer.code(), true));
+    for in_steps in [false, true] {
+        let codes = shunt_engine::codes::CodeSettings {
+            alphabet: shunt_engine::codes::Alphabet::parse("ab").unwrap(),
+            length: 3,
+            max_length: 3,
+            ..Default::default()
+        };
+        let world = World::with(Setup { codes, in_steps, ..Setup::default() }).await;
+        let mut seen = std::collections::HashSet::new();
+        for n in 0..8 {
+            let answer = world.send(create().once(&format!("{KEY}-{n}"))).await;
+            assert_eq!(answer.status, 201, "link {n}: {answer:?}");
+            assert!(seen.insert(answer.code()));
+            let again = world.send(create().once(&format!("{KEY}-{n}"))).await;
+            assert_eq!((again.code(), again.replayed()), (answer.code(), true));
+        }
     }
 }
 
@@ -388,29 +423,32 @@ async fn first_key_id(world: &World, admin: &str) -> u64 {
 /// P3 in small: ambiguous creates, each retried until it is answered.
 #[tokio::test]
 async fn every_ambiguous_create_ends_as_exactly_one_link() {
-    let world = World::new().await;
-    let rounds = 100;
-    let mut codes = std::collections::HashSet::new();
-    for n in 0..rounds {
-        let ask = create().once(&format!("{KEY}-{n}"));
-        let fault = [Fault::LostAck, Fault::LostCall, Fault::Refused][n % 3];
-        for op in [Op::Create, Op::Begin, Op::Complete] {
-            world.faults.next(op, if n % 7 == 0 { fault } else { Fault::None });
-        }
-        world.faults.next(Op::Create, fault);
-        let mut answer = world.send(ask.clone()).await;
-        for _ in 0..10 {
-            if answer.status == 201 {
-                break;
+    for world in both().await {
+        let rounds = 100;
+        let mut codes = std::collections::HashSet::new();
+        for n in 0..rounds {
+            let ask = create().once(&format!("{KEY}-{n}"));
+            let fault = [Fault::LostAck, Fault::LostCall, Fault::Refused][n % 3];
+            for op in [Op::Create, Op::Begin, Op::Complete] {
+                world.faults.next(op, if n % 7 == 0 { fault } else { Fault::None });
             }
-            wait(&world);
-            answer = world.send(ask.clone()).await;
+            for op in [Op::Create, Op::CreateOnce] {
+                world.faults.next(op, fault);
+            }
+            let mut answer = world.send(ask.clone()).await;
+            for _ in 0..10 {
+                if answer.status == 201 {
+                    break;
+                }
+                wait(&world);
+                answer = world.send(ask.clone()).await;
+            }
+            assert!(codes.insert(answer.code()), "two keys, one link");
         }
-        assert!(codes.insert(answer.code()), "two keys, one link");
-    }
-    assert_eq!(count(&world).await, rounds);
-    for code in &codes {
-        let key = LinkKey::new(DomainId::DEFAULT, Code::parse(code).unwrap());
-        assert!(world.app.resolver.read(&key).await.unwrap().is_some());
+        assert_eq!(count(&world).await, rounds);
+        for code in &codes {
+            let key = LinkKey::new(DomainId::DEFAULT, Code::parse(code).unwrap());
+            assert!(world.app.resolver.read(&key).await.unwrap().is_some());
+        }
     }
 }

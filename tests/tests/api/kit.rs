@@ -13,9 +13,9 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use shunt_domain::ports::{
-    BoxFuture, Change, ChangeRefusal, Claim, Clock, CreateRefusal, HourRow, IdempotencyScope,
-    IdempotencyState, IdempotencyStore, IdempotentBegin, LedgerRow, LinkWriter, NodeId,
-    RollupBatch, RollupRefusal, RollupStore, SeqRange, Totals,
+    BoxFuture, Change, ChangeRefusal, Claim, Clock, CreateOnce, CreateRefusal, CreatedOnce,
+    HourRow, IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin, LedgerRow,
+    LinkWriter, NodeId, RenderCreated, RollupBatch, RollupRefusal, RollupStore, SeqRange, Totals,
 };
 use shunt_domain::{
     Deadline, Link, LinkKey, LinkPatch, NewLink, Outcome, OwnerId, Scope, Scopes, StoreError,
@@ -60,6 +60,7 @@ impl Clock for HandClock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     Create,
+    CreateOnce,
     CreateMany,
     Patch,
     Delete,
@@ -179,6 +180,19 @@ impl LinkWriter for Faults {
     }
 }
 
+impl CreateOnce for Faults {
+    fn create_once(
+        &self,
+        link: NewLink,
+        request: IdempotentBegin,
+        render: RenderCreated,
+        d: Deadline,
+    ) -> BoxFuture<'_, Outcome<CreatedOnce, CreateRefusal>> {
+        let call = self.store.create_once(link, request, render, d);
+        Box::pin(self.through(Op::CreateOnce, call, CreateRefusal::Store))
+    }
+}
+
 impl IdempotencyStore for Faults {
     fn begin(
         &self,
@@ -268,6 +282,8 @@ impl RollupStore for Figures {
 pub(crate) struct Setup {
     pub(crate) anonymous_create: bool,
     pub(crate) immutable: bool,
+    /// Creates with a key go the way of stores that keep links and key rows apart.
+    pub(crate) in_steps: bool,
     pub(crate) max_body: usize,
     pub(crate) codes: CodeSettings,
 }
@@ -277,6 +293,7 @@ impl Default for Setup {
         Self {
             anonymous_create: false,
             immutable: false,
+            in_steps: false,
             max_body: 64 * 1024,
             codes: CodeSettings::default(),
         }
@@ -302,6 +319,11 @@ pub(crate) fn soon() -> Deadline {
 impl World {
     pub(crate) async fn new() -> Self {
         Self::with(Setup::default()).await
+    }
+
+    /// Over stores that keep links and key rows apart.
+    pub(crate) async fn in_steps() -> Self {
+        Self::with(Setup { in_steps: true, ..Setup::default() }).await
     }
 
     pub(crate) async fn with(setup: Setup) -> Self {
@@ -333,6 +355,7 @@ impl World {
         let ports = Ports {
             reader: shared.clone(),
             writer: Arc::clone(&faults) as _,
+            once: (!setup.in_steps).then(|| Arc::clone(&faults) as _),
             query: shared.clone(),
             domains: shared.clone(),
             domain_map: Arc::new(DomainMap::default()),

@@ -1,14 +1,18 @@
 //! Makes one link: a wanted code or a generated one, once per idempotency key.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use shunt_domain::{Code, Deadline, DomainId, Link, LinkKey, NewLink, Stored, Timestamp, Version};
+use shunt_domain::ports::{CreatedOnce, RenderCreated};
+use shunt_domain::{
+    Code, Deadline, DomainId, Link, LinkKey, NewLink, Outcome, Stored, Timestamp, Version,
+};
 
 use super::draft::{self, Checked, Draft};
 use super::error::{LinkError, settle};
 use super::{DrawError, Links};
 use crate::auth::Actor;
-use crate::idempotency::{Answer, Begun, Once, StoredAnswer};
+use crate::idempotency::{self, Answer, Begun, Once, StoredAnswer};
 
 /// How often a generated code is simply drawn anew when it was taken. With less than a tenth of
 /// the space in use, four collisions in a row happen once in ten thousand creates.
@@ -73,6 +77,28 @@ impl Mark<'_> {
     }
 }
 
+/// Makes the answer of a link that is stored.
+type Render = Arc<dyn Fn(&Link) -> StoredAnswer + Send + Sync>;
+
+/// How an attempt began.
+enum Start {
+    /// It is done: link and answer are stored.
+    Made(Box<Link>),
+    /// The key row knows of it.
+    Begun(Begun),
+}
+
+/// Whether the store may know the code that an attempt began with. Else nobody was offered it.
+fn may_be_used(start: &Result<Start, LinkError>) -> bool {
+    match start {
+        Ok(Start::Made(_) | Start::Begun(Begun::Go { resumed: false, .. })) => true,
+        Ok(Start::Begun(_)) => false,
+        Err(error) => {
+            matches!(error, LinkError::Unknown(_) | LinkError::Taken | LinkError::Retired)
+        }
+    }
+}
+
 impl Links {
     /// Creates a link.
     ///
@@ -102,10 +128,11 @@ impl Links {
 
     /// Creates a link once per idempotency key; `render` makes the answer that is stored.
     ///
-    /// The key row goes first, with the code. An attempt that finds the row of an earlier one
-    /// goes on with its code and takes a link under it as its own when owner and time fit, and the
-    /// target does or was edited since. A link that was made and deleted again is
-    /// [`LinkError::Retired`], never made a second time.
+    /// Where links and key rows live in one database ([`Ports::once`]), both are written in one
+    /// transaction. Elsewhere the key row goes first, with the code. An attempt that finds the row
+    /// of an earlier one goes on with its code and takes a link under it as its own when owner and
+    /// time fit, and the target does or was edited since. A link that was made and deleted again
+    /// is [`LinkError::Retired`], never made a second time.
     ///
     /// # Errors
     /// See [`LinkError`].
@@ -114,10 +141,11 @@ impl Links {
         actor: &Actor,
         draft: &Draft,
         once: &Once,
-        render: impl Fn(&Link) -> StoredAnswer,
+        render: impl Fn(&Link) -> StoredAnswer + Send + Sync + 'static,
         deadline: Deadline,
     ) -> Result<Answer<Link>, LinkError> {
         let domain = self.domain_for_write(actor, draft.domain.as_deref(), deadline).await?;
+        let render: Render = Arc::new(render);
         for attempt in 0.. {
             let drawn = match &draft.code {
                 // What is no code is told below, after the row was asked for an older answer.
@@ -125,15 +153,18 @@ impl Links {
                 None => self.candidate(domain, attempt, deadline).await.map(Some),
             };
             let wanted = drawn.as_ref().ok().and_then(Option::as_ref);
-            let choice = wanted.map(ToString::to_string).unwrap_or_default();
-            let begun = self.idempotency.begin(once, choice, deadline).await;
-            let fresh = matches!(begun, Ok(Begun::Go { resumed: false, .. }));
-            // Unless the row has it now, or may have it, the drawn code was offered to nobody.
-            let certain = !matches!(begun, Err(LinkError::Unknown(_)));
-            if let (None, Ok(Some(code)), true) = (&draft.code, &drawn, !fresh && certain) {
+            let checked = self.check(actor, draft, domain).ok();
+            let start = self.start(checked.as_ref(), once, wanted, &render, deadline).await;
+            if let (None, Ok(Some(code)), false) = (&draft.code, &drawn, may_be_used(&start)) {
                 self.codes.put_back(vec![code.clone()]);
             }
-            let (choice, began_at, resumed) = match begun? {
+            let begun = match start {
+                Ok(Start::Made(link)) => return Ok(Answer::Now(*link)),
+                Ok(Start::Begun(begun)) => begun,
+                Err(LinkError::Taken | LinkError::Retired) if draft.code.is_none() => continue,
+                Err(error) => return Err(error),
+            };
+            let (choice, began_at, resumed) = match begun {
                 Begun::Done(answer) => return Ok(Answer::Replayed(answer)),
                 Begun::Go { choice, began_at, resumed } => (choice, began_at, resumed),
             };
@@ -162,6 +193,44 @@ impl Links {
             }
         }
         Err(LinkError::CodesExhausted)
+    }
+
+    /// Begins an attempt under the code `wanted`: with the link itself, where one transaction can
+    /// hold both and everything about the link is right.
+    async fn start(
+        &self,
+        checked: Option<&Checked>,
+        once: &Once,
+        wanted: Option<&Code>,
+        render: &Render,
+        deadline: Deadline,
+    ) -> Result<Start, LinkError> {
+        let choice = wanted.map(ToString::to_string).unwrap_or_default();
+        let (Some(port), Some(checked), Some(code)) = (&self.ports.once, checked, wanted) else {
+            return self.idempotency.begin(once, choice, deadline).await.map(Start::Begun);
+        };
+        let request = self.idempotency.request(once, choice, deadline);
+        let link = checked.with_code(code.clone(), request.now);
+        let key = link.key.clone();
+        let render = Arc::clone(render);
+        let stored: RenderCreated = Arc::new(move |link| {
+            let answer = render(link);
+            (answer.status, answer.response)
+        });
+        let made = match port.create_once(link, request, stored, deadline).await {
+            Outcome::Done(CreatedOnce::Earlier(state)) => {
+                return idempotency::judge(state).map(Start::Begun);
+            }
+            Outcome::Done(CreatedOnce::Created(link)) => Outcome::Done(link),
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(cause) => Outcome::Unknown(cause),
+        };
+        self.tell(&key, Version::FIRST, &made, |link| link.version);
+        let made = settle(made);
+        if checked.code.is_none() {
+            self.collided(&made);
+        }
+        made.map(Start::Made)
     }
 
     /// One attempt under the code of the key row. [`LinkError::Taken`] for a generated code that
@@ -223,7 +292,7 @@ impl Links {
     }
 
     /// Whether a generated code was taken; tells the allocator either way.
-    fn collided(&self, created: &Result<Link, LinkError>) -> bool {
+    fn collided<T>(&self, created: &Result<T, LinkError>) -> bool {
         let collided = matches!(created, Err(LinkError::Taken | LinkError::Retired));
         if collided || created.is_ok() {
             self.codes.report(1, usize::from(collided));

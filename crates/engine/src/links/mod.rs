@@ -21,7 +21,8 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use shunt_domain::ports::{
-    Change, Clock, DomainStore, LinkQuery, LinkReader, LinkWriter, ListError, ListQuery, Page,
+    Change, Clock, CreateOnce, DomainStore, LinkQuery, LinkReader, LinkWriter, ListError,
+    ListQuery, Page,
 };
 use shunt_domain::{
     Code, Deadline, DomainId, Link, LinkKey, LinkPatch, Outcome, StoreError, Stored, UnknownCause,
@@ -51,6 +52,8 @@ pub struct Ports {
     pub reader: Arc<dyn LinkReader>,
     /// Writes links.
     pub writer: Arc<dyn LinkWriter>,
+    /// Makes a link and its idempotency row in one transaction, where the store can.
+    pub once: Option<Arc<dyn CreateOnce>>,
     /// Lists and exports.
     pub query: Arc<dyn LinkQuery>,
     /// Numbers host names.

@@ -2,6 +2,8 @@
 //!
 //! `GET /api/urls/{code}` redirects and is answered by the listener, as every redirect.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -150,11 +152,11 @@ pub(crate) async fn create_short(
 }
 
 async fn create(
-    app: &App,
+    app: &AppState,
     request: Request,
     target_field: &'static str,
     read: impl FnOnce(&mut Fields) -> Result<String, shunt_engine::links::FieldError> + Send,
-    render: impl Fn(&App, &Link) -> Rendered + Send + Sync,
+    render: impl Fn(&App, &Link) -> Rendered + Copy + Send + Sync + 'static,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let actor = caller::creator(app, &parts, app.deadline()).await?;
@@ -180,7 +182,8 @@ async fn create(
         return Ok(render(app, &link).into_response(false));
     };
     let once = answer::once(&actor, key, &parts, &bytes);
-    let stored = |link: &Link| render(app, link).to_stored();
+    let rendering = Arc::clone(app);
+    let stored = move |link: &Link| render(&rendering, link).to_stored();
     let created = app.links.create_once(&actor, &draft, &once, stored, deadline).await;
     match created.map_err(named)? {
         Answer::Now(link) => Ok(render(app, &link).into_response(false)),

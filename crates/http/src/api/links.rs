@@ -1,5 +1,7 @@
 //! `/api/v1/links` and `/api/v1/links/{code}`.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::Response;
 use http::header::{ETAG, LOCATION};
@@ -7,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use shunt_domain::ports::{ListQuery, Sort};
 use shunt_domain::{Deadline, Link, LinkKey, Scope, Tag, Version};
-use shunt_engine::idempotency::{Answer, StoredAnswer};
+use shunt_engine::idempotency::Answer;
 use shunt_engine::links::MAX_SEARCH_CHARS;
 
 use super::answer::{self, Rendered};
@@ -56,15 +58,15 @@ pub(crate) async fn create(
     let draft = dto::draft(&bytes)?;
     // The body may have taken its time: the work gets its own.
     let deadline = app.deadline();
-    let render = |link: &Link| created(&app, link);
     let Some(key) = key else {
         let link = app.links.create(&actor, &draft, deadline).await?;
-        return Ok(render(&link).into_response(false));
+        return Ok(created(&app, &link).into_response(false));
     };
     let once = answer::once(&actor, key, &parts, &bytes);
-    let stored = |link: &Link| -> StoredAnswer { render(link).to_stored() };
+    let rendering = Arc::clone(&app);
+    let stored = move |link: &Link| created(&rendering, link).to_stored();
     match app.links.create_once(&actor, &draft, &once, stored, deadline).await? {
-        Answer::Now(link) => Ok(render(&link).into_response(false)),
+        Answer::Now(link) => Ok(created(&app, &link).into_response(false)),
         Answer::Replayed(stored) => answer::replay(&stored),
     }
 }

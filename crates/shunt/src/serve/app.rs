@@ -85,6 +85,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
         Ports {
             reader: port.clone(),
             writer: port.clone(),
+            once: Some(port.clone()),
             query: port.clone(),
             domains: port.clone(),
             domain_map: Arc::clone(&domains),

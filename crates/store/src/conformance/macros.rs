@@ -29,6 +29,7 @@ macro_rules! conformance_suite {
             $crate::conformance_listing!($make);
             $crate::conformance_domains!($make);
             $crate::conformance_idempotency!($make);
+            $crate::conformance_once!($make);
             $crate::conformance_keys!($make);
             $crate::conformance_pool!($make);
             $crate::conformance_ranges!($make);
@@ -127,6 +128,23 @@ macro_rules! conformance_idempotency {
                 scopes_are_apart,
                 old_keys_are_purged,
                 concurrent_attempts_have_one_first,
+            ]
+        );
+    };
+}
+
+/// `CreateOnce`, beside `LinkReader`, `LinkWriter` and `IdempotencyStore`.
+#[macro_export]
+macro_rules! conformance_once {
+    ($make:expr) => {
+        $crate::conformance_facts!(
+            once,
+            $make,
+            [
+                the_link_and_its_answer_are_made_together,
+                a_refused_create_leaves_the_key_free,
+                other_attempts_are_seen_and_nothing_is_made,
+                concurrent_creates_under_one_key_make_one_link,
             ]
         );
     };

@@ -15,6 +15,7 @@ pub mod links;
 pub mod listing;
 mod macros;
 pub mod meta;
+pub mod once;
 pub mod pool;
 pub mod ranges;
 pub mod rollups;

@@ -5,14 +5,16 @@
 
 use rusqlite::{OptionalExtension, params};
 use shunt_domain::ports::{
-    BoxFuture, IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin,
+    BoxFuture, CreateOnce, CreateRefusal, CreatedOnce, IdempotencyScope, IdempotencyState,
+    IdempotencyStore, IdempotentBegin, RenderCreated,
 };
-use shunt_domain::{Deadline, Outcome, StoreError, Timestamp};
+use shunt_domain::{Deadline, NewLink, Outcome, StoreError, Timestamp};
 
 use super::SqliteStore;
 use super::error::bad_value;
+use super::links::{create_one, flatten, without_result};
 use super::state::LinkState;
-use super::writer::Tx;
+use super::writer::{Tx, WriteOp};
 
 /// The most rows that one purge deletes.
 const PURGE_ROWS: i64 = 10_000;
@@ -36,7 +38,12 @@ struct Attempt {
     response: Option<Vec<u8>>,
 }
 
-fn begin(tx: &Tx<'_, LinkState>, request: &IdempotentBegin) -> rusqlite::Result<IdempotencyState> {
+/// What an earlier attempt under this key left, its lease taken over if that has run out; `None`
+/// when there was none.
+fn earlier(
+    tx: &Tx<'_, LinkState>,
+    request: &IdempotentBegin,
+) -> rusqlite::Result<Option<IdempotencyState>> {
     let db = tx.connection;
     let scope = scope(request.scope);
     let earlier = db
@@ -56,32 +63,16 @@ fn begin(tx: &Tx<'_, LinkState>, request: &IdempotentBegin) -> rusqlite::Result<
             })
         })
         .optional()?;
-    let Some(earlier) = earlier else {
-        db.prepare_cached(
-            "INSERT INTO idempotency
-                 (scope, key_hash, request_hash, choice, began_at, boot, lease_until)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            scope,
-            request.key_hash,
-            request.request_hash,
-            request.choice,
-            request.now.as_millis(),
-            tx.state.boot,
-            request.lease_until.as_millis(),
-        ])?;
-        return Ok(IdempotencyState::Fresh);
-    };
+    let Some(earlier) = earlier else { return Ok(None) };
     if earlier.request_hash != request.request_hash {
-        return Ok(IdempotencyState::Mismatch);
+        return Ok(Some(IdempotencyState::Mismatch));
     }
     if let Some(status) = earlier.status {
         let response = earlier.response.ok_or_else(|| bad_value(6, "a response is missing"))?;
-        return Ok(IdempotencyState::Done { status, response });
+        return Ok(Some(IdempotencyState::Done { status, response }));
     }
     if earlier.boot == tx.state.boot && earlier.lease_until > request.now.as_millis() {
-        return Ok(IdempotencyState::Running);
+        return Ok(Some(IdempotencyState::Running));
     }
     db.prepare_cached(
         "UPDATE idempotency SET boot = ?3, lease_until = ?4 WHERE scope = ?1 AND key_hash = ?2",
@@ -92,10 +83,90 @@ fn begin(tx: &Tx<'_, LinkState>, request: &IdempotentBegin) -> rusqlite::Result<
         tx.state.boot,
         request.lease_until.as_millis()
     ])?;
-    Ok(IdempotencyState::Resume {
+    Ok(Some(IdempotencyState::Resume {
         choice: earlier.choice,
         began_at: Timestamp::from_millis(earlier.began_at),
-    })
+    }))
+}
+
+/// Notes an attempt, with its answer if it has one already.
+fn note(
+    tx: &Tx<'_, LinkState>,
+    request: &IdempotentBegin,
+    answer: Option<&(u16, Vec<u8>)>,
+) -> rusqlite::Result<()> {
+    tx.connection
+        .prepare_cached(
+            "INSERT INTO idempotency (scope, key_hash, request_hash, choice, began_at, boot,
+                 lease_until, status, response)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            scope(request.scope),
+            request.key_hash,
+            request.request_hash,
+            request.choice,
+            request.now.as_millis(),
+            tx.state.boot,
+            request.lease_until.as_millis(),
+            answer.map(|(status, _)| status),
+            answer.map(|(_, response)| response),
+        ])
+        .map(drop)
+}
+
+fn begin(tx: &Tx<'_, LinkState>, request: &IdempotentBegin) -> rusqlite::Result<IdempotencyState> {
+    if let Some(state) = earlier(tx, request)? {
+        return Ok(state);
+    }
+    note(tx, request, None)?;
+    Ok(IdempotencyState::Fresh)
+}
+
+/// Makes a link with its idempotency row.
+struct Once {
+    link: NewLink,
+    request: IdempotentBegin,
+    render: RenderCreated,
+    made: Option<Result<CreatedOnce, CreateRefusal>>,
+}
+
+impl WriteOp<LinkState> for Once {
+    type Output = Result<CreatedOnce, CreateRefusal>;
+
+    fn run(&mut self, tx: &mut Tx<'_, LinkState>) -> rusqlite::Result<()> {
+        let made = match earlier(tx, &self.request)? {
+            Some(state) => Ok(CreatedOnce::Earlier(state)),
+            None => match create_one(tx, &self.link)? {
+                Ok(link) => {
+                    note(tx, &self.request, Some(&(self.render)(&link)))?;
+                    Ok(CreatedOnce::Created(Box::new(link)))
+                }
+                Err(refusal) => Err(refusal),
+            },
+        };
+        self.made = Some(made);
+        Ok(())
+    }
+
+    fn output(self) -> Self::Output {
+        self.made.unwrap_or_else(|| Err(CreateRefusal::Store(without_result())))
+    }
+}
+
+impl CreateOnce for SqliteStore {
+    fn create_once(
+        &self,
+        link: NewLink,
+        request: IdempotentBegin,
+        render: RenderCreated,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<CreatedOnce, CreateRefusal>> {
+        let op = Once { link, request, render, made: None };
+        Box::pin(async move {
+            flatten(self.writer().submit(op, 1, deadline).await, CreateRefusal::Store)
+        })
+    }
 }
 
 impl IdempotencyStore for SqliteStore {

@@ -155,17 +155,42 @@ fn holder(db: &Connection, key: &LinkKey) -> rusqlite::Result<CreateRefusal> {
     Ok(if state == 0 { CreateRefusal::Taken } else { CreateRefusal::Retired })
 }
 
-/// What became of one row of a batch.
-#[derive(Debug)]
-enum Verdict {
-    Inserted(i64),
-    Refused(CreateRefusal),
+/// Creates one link with the statements of `inserter`; the link as it is now, or who has its key.
+fn create_with(
+    inserter: &mut Inserter<'_>,
+    state: &mut LinkState,
+    link: &NewLink,
+) -> rusqlite::Result<Result<i64, CreateRefusal>> {
+    let id = state.new_id(inserter.db, link.created_at)?;
+    if let Some(refusal) = inserter.link(id, link, Version::FIRST, None, 0)? {
+        return Ok(Err(refusal));
+    }
+    state.used_id(id);
+    state.count_live(1);
+    Ok(Ok(id))
+}
+
+/// A link that was just created under `id`.
+fn fresh(mut data: NewLink, id: i64) -> Link {
+    data.created_at = created_at(id);
+    let updated_at = data.created_at;
+    Link { data, version: Version::FIRST, updated_at, used: 0 }
+}
+
+/// Creates one link as a part of a larger operation.
+pub(super) fn create_one(
+    tx: &mut Tx<'_, LinkState>,
+    link: &NewLink,
+) -> rusqlite::Result<Result<Link, CreateRefusal>> {
+    let mut inserter = Inserter::new(tx.connection)?;
+    let made = create_with(&mut inserter, tx.state, link)?;
+    Ok(made.map(|id| fresh(link.clone(), id)))
 }
 
 /// Creates links.
 struct Create {
     links: Vec<NewLink>,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<Result<i64, CreateRefusal>>,
 }
 
 impl WriteOp<LinkState> for Create {
@@ -175,30 +200,14 @@ impl WriteOp<LinkState> for Create {
         let mut inserter = Inserter::new(tx.connection)?;
         self.verdicts.clear();
         for link in &self.links {
-            let id = tx.state.new_id(tx.connection, link.created_at)?;
-            self.verdicts.push(match inserter.link(id, link, Version::FIRST, None, 0)? {
-                None => {
-                    tx.state.used_id(id);
-                    tx.state.count_live(1);
-                    Verdict::Inserted(id)
-                }
-                Some(refusal) => Verdict::Refused(refusal),
-            });
+            self.verdicts.push(create_with(&mut inserter, tx.state, link)?);
         }
         Ok(())
     }
 
     fn output(self) -> Self::Output {
         let rows = self.links.into_iter().zip(self.verdicts);
-        rows.map(|(mut data, verdict)| match verdict {
-            Verdict::Inserted(id) => {
-                data.created_at = created_at(id);
-                let updated_at = data.created_at;
-                Ok(Link { data, version: Version::FIRST, updated_at, used: 0 })
-            }
-            Verdict::Refused(refusal) => Err(refusal),
-        })
-        .collect()
+        rows.map(|(data, verdict)| verdict.map(|id| fresh(data, id))).collect()
     }
 }
 
@@ -364,8 +373,13 @@ pub(crate) fn in_force(link: &NewLink, now: Timestamp) -> bool {
         && link.expires_at.is_none_or(|end| end > now)
 }
 
+/// An operation was committed that never ran: can't be.
+pub(super) fn without_result() -> StoreError {
+    StoreError::Unavailable("the write ran without a result".to_owned())
+}
+
 /// Folds a refusal by the database into a port's own refusal.
-fn flatten<T, R>(
+pub(super) fn flatten<T, R>(
     outcome: Outcome<Result<T, R>, StoreError>,
     wrap: impl FnOnce(StoreError) -> R,
 ) -> Outcome<T, R> {
@@ -404,10 +418,7 @@ impl LinkWriter for SqliteStore {
             let op = Create { links: vec![link], verdicts: Vec::with_capacity(1) };
             let outcome = self.writer().submit(op, 1, deadline).await;
             let one = outcome.map(|mut rows| {
-                rows.pop().unwrap_or_else(|| {
-                    let lost = "the write ran without a result".to_owned();
-                    Err(CreateRefusal::Store(StoreError::Unavailable(lost)))
-                })
+                rows.pop().unwrap_or_else(|| Err(CreateRefusal::Store(without_result())))
             });
             flatten(one, CreateRefusal::Store)
         })

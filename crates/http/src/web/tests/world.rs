@@ -398,6 +398,7 @@ pub(crate) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
     let ports = Ports {
         reader: memory.clone(),
         writer: memory.clone(),
+        once: None,
         query: memory.clone(),
         domains: memory.clone(),
         domain_map: Arc::default(),
