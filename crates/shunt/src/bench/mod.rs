@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// Open loop: requests a second, over all connections.
     #[arg(long, value_name = "N", conflicts_with_all = ["workers", "find_rate"])]
     pub(crate) rate: Option<f64>,
+    /// Open loop: watch clock and sockets instead of sleeping between requests. They are sent on
+    /// the dot and nobody waits for this side to wake up; it takes a core for each thread.
+    #[arg(long, conflicts_with = "workers")]
+    pub(crate) spin: bool,
     /// Closed loop: this many connections, each with --pipeline requests in flight. The default
     /// (64) when neither --rate nor --find-rate is given.
     #[arg(long, value_name = "N", conflicts_with_all = ["connections", "find_rate"])]

@@ -26,6 +26,7 @@ pub(super) enum Pace {
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
     pub(super) pace: Pace,
+    pub(super) spin: bool,
     pub(super) connections: usize,
     pub(super) threads: usize,
     pub(super) pipeline: usize,
@@ -126,6 +127,7 @@ impl Plan {
         Ok(Self {
             address,
             pace,
+            spin: args.spin && pace != Pace::Closed,
             connections,
             threads: args.threads.min(connections),
             pipeline: args.pipeline,

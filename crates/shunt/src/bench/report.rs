@@ -154,7 +154,8 @@ impl Report {
             service: Latency::of(&tally.service),
             create_latency: Latency::of(&tally.create_latency),
             slip: Latency::of(&tally.slip),
-            generator_busy: tally.cpu_ns as f64 / (tally.wall_ns as f64).max(1.0),
+            generator_busy: tally.cpu_ns.saturating_sub(tally.idle_ns) as f64
+                / (tally.wall_ns as f64).max(1.0),
             reconnects: tally.reconnects,
             bytes_read: tally.bytes_read,
             interrupted,

@@ -89,6 +89,8 @@ pub(super) struct Tally {
     pub(super) bytes_read: u64,
     /// CPU time of the thread inside the measured window, in nanoseconds.
     pub(super) cpu_ns: u64,
+    /// The part of `cpu_ns` in which nothing was found to do.
+    pub(super) idle_ns: u64,
     /// The time `cpu_ns` was used in; added up over threads as that is.
     pub(super) wall_ns: u64,
     /// Length of the measured window up to the last answer in it, in nanoseconds.
@@ -113,6 +115,7 @@ impl Tally {
             reconnects: 0,
             bytes_read: 0,
             cpu_ns: 0,
+            idle_ns: 0,
             wall_ns: 0,
             window_ns: 0,
             examples: Vec::new(),
@@ -166,6 +169,7 @@ impl Tally {
         self.reconnects += other.reconnects;
         self.bytes_read += other.bytes_read;
         self.cpu_ns += other.cpu_ns;
+        self.idle_ns += other.idle_ns;
         self.wall_ns += other.wall_ns;
         self.window_ns = self.window_ns.max(other.window_ns);
         for example in other.examples {

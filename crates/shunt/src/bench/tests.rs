@@ -139,16 +139,21 @@ fn failures(report: &Report, name: &str) -> u64 {
 
 #[test]
 fn an_open_loop_keeps_its_rate_and_counts_only_what_was_due_after_the_warm_up() {
-    let (address, _) = serve(|_, _| Answer::Bytes(redirect("https://a.example/")));
-    let report = measure(&format!(
-        "http://{address} --rate 400 --connections 4 --threads 2 --warmup 250ms --duration 1s"
-    ));
-    assert_eq!((report.good, report.failed), (400, 0), "{}", report.summary());
-    assert_eq!(report.all_answered, 500);
-    assert_eq!(report.statuses.get(&302), Some(&400));
-    assert_eq!(report.latency.count, 400);
-    let in_series: u64 = report.series.iter().map(|point| point.good).sum();
-    assert_eq!(in_series, 500);
+    for spin in ["", "--spin"] {
+        let (address, _) = serve(|_, _| Answer::Bytes(redirect("https://a.example/")));
+        let report = measure(&format!(
+            "http://{address} --rate 400 --connections 4 --threads 2 --warmup 250ms --duration 1s \
+             {spin}"
+        ));
+        assert_eq!((report.good, report.failed), (400, 0), "{}", report.summary());
+        assert_eq!(report.all_answered, 500);
+        assert_eq!(report.statuses.get(&302), Some(&400));
+        assert_eq!(report.latency.count, 400);
+        let in_series: u64 = report.series.iter().map(|point| point.good).sum();
+        assert_eq!(in_series, 500);
+        // Watching is no work.
+        assert!(report.generator_busy < 0.9, "{spin}: {}", report.generator_busy);
+    }
 }
 
 #[test]

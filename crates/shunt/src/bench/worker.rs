@@ -184,7 +184,9 @@ impl<'a> Worker<'a> {
     fn wait(&mut self, events: &mut Vec<epoll::Event>, next_sweep: u64) -> io::Result<()> {
         let now = self.now();
         let mut wait = next_sweep.saturating_sub(now);
-        if let Pace::Open(rate) = self.plan.pace
+        if self.plan.spin && !self.done {
+            wait = 0;
+        } else if let Pace::Open(rate) = self.plan.pace
             && !self.done
             && !self.free.is_empty()
         {
@@ -203,9 +205,13 @@ impl<'a> Worker<'a> {
         let wait = timespec(wait.div_ceil(1_000_000) * 1_000_000);
         events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        if self.plan.spin && events.is_empty() && now >= self.measure_from {
+            self.tally.idle_ns += self.now() - now;
+        }
+        Ok(())
     }
 
     /// Sends what is due on the connections that are free.
