@@ -13,7 +13,9 @@ const PAUSED: [&str; 2] = ["clicks.worker=false", "clicks.spool_bytes=16GiB"];
 const WORKING: [&str; 2] = ["clicks.worker=true", "clicks.spool_bytes=16GiB"];
 
 /// The contenders, in the order of a round.
-const NAMES: [&str; 4] = ["nginx", "floor", "shunt, worker paused", "shunt, worker running"];
+const NAMES: [&str; 4] = ["nginx", "floor", PAUSED_NAME, WORKING_NAME];
+const PAUSED_NAME: &str = "shunt, worker paused";
+const WORKING_NAME: &str = "shunt, worker running";
 
 /// Figures of one contender over all rounds.
 #[derive(Debug, Default, serde::Serialize)]
@@ -64,17 +66,17 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         "hot",
         "Hot redirects",
         "100,000 links, keys uniform over all of them, every Location checked, 64 connections, \
-         closed loop; p99 also open loop at 30 % of nginx's rate. The server alone on one core, \
-         the load on another; medians of the rounds. CPU is that of the whole process, the spool's \
+         closed loop; p99 also open loop at 30 % of nginx's rate. One server at a time is asked, \
+         in turns of a quarter of a round, so that a noisy machine is noisy to all of them. The \
+         servers on one core, the load on another; medians of the rounds. CPU is that of the whole process, the spool's \
          writer and the worker included; shunt writes every click to the fsynced spool and keeps \
          its metrics.",
     );
     let data = bench.seeded(HOT_LINKS)?;
     let keys = bench.cache.keys(HOT_LINKS)?;
-    let closed = Load::closed(CONNECTIONS).time(bench.round, WARMUP);
-    let checked = closed.clone().keys(&keys);
+    let checked = |load: Load| load.keys(&keys);
     // The floor answers the same bytes to everyone: the keys are asked for, not checked.
-    let unchecked = closed.with("--keys", keys.display().to_string());
+    let unchecked = |load: Load| load.with("--keys", keys.display().to_string());
 
     // What a real answer looks like, for the floor to repeat.
     let server = bench.shunt.serve(&data, bench.pinning.server, &PAUSED)?;
@@ -85,43 +87,42 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut clicks = Vec::new();
     let mut open_rate = 0.0;
     for round in 1..=bench.rounds {
-        for (name, figures) in NAMES.iter().zip(&mut rounds) {
-            let server = match *name {
-                "nginx" => start_nginx(bench)?,
-                "floor" => servers::floor(
-                    &bench.floor,
-                    &bench.scratch.join("floor"),
-                    bench.pinning.server,
-                    &answer,
-                )?,
-                "shunt, worker paused" => start_shunt(bench, &PAUSED)?,
-                _ => start_shunt(bench, &WORKING)?,
+        let floor_dir = bench.scratch.join("floor");
+        let servers = [
+            start_nginx(bench)?,
+            servers::floor(&bench.floor, &floor_dir, bench.pinning.server, &answer)?,
+            start_shunt(bench, "paused", &PAUSED)?,
+            start_shunt(bench, "working", &WORKING)?,
+        ];
+        let loads = |load: &Load| -> Vec<(&Server, Load)> {
+            let with = |(index, server): (usize, _)| {
+                (server, if index == 1 { unchecked(load.clone()) } else { checked(load.clone()) })
             };
-            let is_floor = *name == "floor";
-            let measured =
-                bench.measure(&server, if is_floor { &unchecked } else { &checked }, false)?;
-            if *name == "nginx" && open_rate == 0.0 {
-                open_rate = 0.3 * measured.per_second;
-            }
-            let open = Load::open(open_rate, CONNECTIONS).time(bench.round, WARMUP);
-            let open = if is_floor {
-                open.with("--keys", keys.display().to_string())
-            } else {
-                open.keys(&keys)
-            };
-            let paced = bench.measure(&server, &open, true)?;
+            servers.iter().enumerate().map(with).collect()
+        };
+        let closed = bench.in_turns(&loads(&Load::closed(CONNECTIONS)), false, settled)?;
+        if let (Some(nginx), 0.0) = (closed.first(), open_rate) {
+            open_rate = 0.3 * nginx.per_second;
+        }
+        let open = bench.in_turns(&loads(&Load::open(open_rate, CONNECTIONS)), true, settled)?;
+        for (index, (closed, open)) in closed.into_iter().zip(open).enumerate() {
+            let name = NAMES.get(index).copied().unwrap_or_default();
             eprintln!(
                 "round {round}  {name:<22} {:>8.0}/s  {:.2} µs CPU  p99 {:.0} µs, paced {:.0} µs  generator {:.0} %",
-                measured.per_second,
-                measured.cpu,
-                measured.p99,
-                paced.p99,
-                100.0 * measured.generator_busy
+                closed.per_second,
+                closed.cpu,
+                closed.p99,
+                open.p99,
+                100.0 * closed.generator_busy
             );
-            figures.closed.push(measured);
-            figures.open.push(paced);
+            if let Some(rounds) = rounds.get_mut(index) {
+                rounds.closed.push(closed);
+                rounds.open.push(open);
+            }
+        }
+        for (name, server) in NAMES.iter().zip(&servers) {
             if server.ops.is_some() {
-                clicks.push(balance(name, &server)?);
+                clicks.push(balance(name, server)?);
             }
         }
     }
@@ -130,12 +131,35 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-fn start_shunt(bench: &Bench, settings: &[&str]) -> anyhow::Result<Server> {
-    let data = bench.seeded(HOT_LINKS)?;
+/// A server of shunt on a copy of the seeded directory: two run at the same time.
+fn start_shunt(bench: &Bench, name: &str, settings: &[&str]) -> anyhow::Result<Server> {
+    let seeded = bench.seeded(HOT_LINKS)?;
+    let data = bench.fresh(name)?;
+    std::fs::copy(seeded.join("links.db"), data.join("links.db"))
+        .with_context(|| format!("copy {}", seeded.display()))?;
     let server = bench.shunt.serve(&data, bench.pinning.server, settings)?;
     bench.warm(&server, HOT_LINKS)?;
     server.check(HOT_LINKS)?;
     Ok(server)
+}
+
+/// Waits until every click of contender `index` is where it will stay: in the spool, or counted
+/// by the worker. Those that are not shunt have none.
+fn settled(index: usize, server: &Server) -> anyhow::Result<()> {
+    let goal = match NAMES.get(index) {
+        Some(&PAUSED_NAME) => "shunt_clicks_spooled_total",
+        Some(&WORKING_NAME) => "shunt_clicks_counted_total",
+        _ => return Ok(()),
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let numbered = server.metric("shunt_clicks_numbered_total", "")?.unwrap_or_default();
+        if server.metric(goal, "")?.unwrap_or_default() >= numbered {
+            return Ok(());
+        }
+        ensure!(std::time::Instant::now() < deadline, "{goal} stays below {numbered}");
+        pause(std::time::Duration::from_millis(5));
+    }
 }
 
 /// The click ledger of one server after its load.

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::dataset::Cache;
 use crate::load::{Generator, Load, Report};
 use crate::machine::{self, Pinning};
+use crate::results::median;
 use crate::servers::{Server, Shunt};
 
 /// What every scenario is given.
@@ -57,9 +58,16 @@ pub const STOP: Duration = Duration::from_secs(30);
 /// Warm-up of a measured round.
 pub const WARMUP: Duration = Duration::from_secs(1);
 
+/// Turns of one round: what the machine does to one contender meanwhile, it does to all of them.
+const TURNS: u32 = 4;
+/// Warm-up of a turn: connections are opened and what slept is awake.
+const TURN_WARMUP: Duration = Duration::from_millis(300);
+
 /// One measured round on one server.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Figures {
+    /// Answers its CPU time was used for.
+    pub answered: u64,
     /// Good answers a second.
     pub per_second: f64,
     /// CPU of the server for each answer, microseconds.
@@ -78,6 +86,24 @@ pub struct Figures {
 const MAX_FOREIGN: f64 = 0.08;
 /// Share of its own core above which the generator has no time left.
 const MAX_BUSY: f64 = 0.95;
+
+impl Figures {
+    fn of_turns(turns: &[Self]) -> Self {
+        let all = |of: fn(&Self) -> f64| turns.iter().map(of).collect::<Vec<_>>();
+        let mean = |of: fn(&Self) -> f64| all(of).iter().sum::<f64>() / turns.len().max(1) as f64;
+        let answered = turns.iter().map(|turn| turn.answered).sum::<u64>();
+        let used: f64 = turns.iter().map(|turn| turn.cpu * turn.answered as f64).sum();
+        Self {
+            answered,
+            per_second: mean(|turn| turn.per_second),
+            cpu: used / answered.max(1) as f64,
+            p50: median(&all(|turn| turn.p50)),
+            p99: median(&all(|turn| turn.p99)),
+            generator_busy: mean(|turn| turn.generator_busy),
+            foreign: all(|turn| turn.foreign).into_iter().fold(0.0, f64::max),
+        }
+    }
+}
 
 impl Bench {
     /// A data directory with `links` links, seeded once and kept; spool and roll-ups of earlier
@@ -134,6 +160,34 @@ impl Bench {
         Ok(())
     }
 
+    /// One round of several servers, a turn each and again: rates are means of the turns, CPU is
+    /// that of all turns for all answers, percentiles are medians of the turns. `settle` waits
+    /// until a server has done what is left to do after its turn; that counts as its own work.
+    ///
+    /// # Errors
+    /// As [`Bench::measure`], or a server does not settle.
+    pub fn in_turns(
+        &self,
+        contenders: &[(&Server, Load)],
+        open: bool,
+        settle: impl Fn(usize, &Server) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<Figures>> {
+        let time = self.round / TURNS;
+        let mut turns: Vec<Vec<Figures>> = contenders.iter().map(|_| Vec::new()).collect();
+        for _ in 0..TURNS {
+            for (index, ((server, load), turns)) in contenders.iter().zip(&mut turns).enumerate() {
+                let load = load.clone().time(time, TURN_WARMUP);
+                let mut turn = self.measure(server, &load, open)?;
+                let measured = server.process.cpu()?;
+                settle(index, server)?;
+                let rest = server.process.cpu()?.saturating_sub(measured);
+                turn.cpu += rest.as_secs_f64() * 1e6 / turn.answered.max(1) as f64;
+                turns.push(turn);
+            }
+        }
+        Ok(turns.iter().map(|turns| Figures::of_turns(turns)).collect())
+    }
+
     /// Measures one load on one server. A round in which others took the server's core, or the
     /// generator of an open loop had no time left, is void and repeated.
     ///
@@ -157,6 +211,7 @@ impl Bench {
             ensure!(!starved, "the generator had no time left in three runs; is the machine busy?");
             self.foreign.set(self.foreign.get().max(foreign));
             return Ok(Figures {
+                answered: report.all_answered,
                 per_second: report.per_second,
                 cpu: used.as_secs_f64() * 1e6 / report.all_answered.max(1) as f64,
                 p50: report.latency.p50,
