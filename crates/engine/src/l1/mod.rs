@@ -18,12 +18,11 @@
 //! use. What left probation a short time ago goes to main at once. Main gives what was used since
 //! its last turn another turn.
 
-use std::hash::Hasher;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use shunt_domain::{DomainId, LinkKey, Timestamp, Version};
+use shunt_domain::{Code, DomainId, LinkKey, Timestamp, Version};
 use siphasher::sip::SipHasher13;
 
 mod entry;
@@ -117,10 +116,16 @@ impl L1 {
 
     /// The keyed hash of (domain, code): SipHash-1-3.
     pub fn hash(&self, domain: DomainId, code: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
-        hasher.write_u32(domain.0);
-        hasher.write(code);
-        hasher.finish()
+        // In one piece: the hasher takes parts a byte at a time.
+        let mut key = [0; size_of::<u32>() + Code::MAX_LEN];
+        let code = code.get(..Code::MAX_LEN).unwrap_or(code);
+        let (head, tail) = key.split_at_mut(size_of::<u32>());
+        head.copy_from_slice(&domain.0.to_le_bytes());
+        if let Some(place) = tail.get_mut(..code.len()) {
+            place.copy_from_slice(code);
+        }
+        let key = key.get(..size_of::<u32>() + code.len()).unwrap_or_default();
+        SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1).hash(key)
     }
 
     /// Says that this hash will be looked up soon: the index's line is fetched meanwhile.

@@ -102,6 +102,29 @@ pub struct Shared {
     pub passing: Passing,
 }
 
+/// The clocks at the last tick.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    at: Instant,
+    /// Milliseconds since 1970.
+    wall: i64,
+    /// Milliseconds of the resolver.
+    mono: i64,
+}
+
+/// How many answers of a tick are timed one by one.
+const TIMED_PER_TICK: u64 = 64;
+/// How many answers one that is timed stands for after that.
+const TIMED_EACH: u64 = 8;
+
+/// Which answers from L1 were timed since the last tick.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timing {
+    timed: u64,
+    untimed: u64,
+    last: Duration,
+}
+
 /// What all connections of one core share. Lives on that core's thread.
 pub struct Core {
     /// What all cores share.
@@ -120,7 +143,8 @@ pub struct Core {
     pub(super) target: RefCell<Vec<u8>>,
     recorder: RefCell<Box<dyn ClickRecorder>>,
     base_path: Box<[u8]>,
-    clock: Cell<(Instant, i64)>,
+    clock: Cell<Clocks>,
+    timing: Cell<Timing>,
     started: Instant,
     date: Cell<[u8; 29]>,
     date_second: Cell<u64>,
@@ -145,7 +169,8 @@ impl Core {
             target: RefCell::new(Vec::with_capacity(1024)),
             recorder: RefCell::new(recorder),
             base_path,
-            clock: Cell::new((Instant::now(), 0)),
+            clock: Cell::new(Clocks { at: Instant::now(), wall: 0, mono: 0 }),
+            timing: Cell::default(),
             started: Instant::now(),
             date: Cell::new([b' '; 29]),
             date_second: Cell::new(u64::MAX),
@@ -176,9 +201,29 @@ impl Core {
     /// The wall clock at a monotonic instant, right to a millisecond or two: one clock is read per
     /// request instead of two.
     pub fn wall(&self, at: Instant) -> Timestamp {
-        let (base, millis) = self.clock.get();
-        let since = at.saturating_duration_since(base).as_millis();
-        Timestamp::from_millis(millis + i64::try_from(since).unwrap_or(0))
+        self.clocks(at).0
+    }
+
+    /// The wall clock and the resolver's milliseconds at a monotonic instant.
+    pub(super) fn clocks(&self, at: Instant) -> (Timestamp, i64) {
+        let base = self.clock.get();
+        let since = at.saturating_duration_since(base.at).as_millis();
+        let since = i64::try_from(since).unwrap_or(0);
+        (Timestamp::from_millis(base.wall + since), base.mono + since)
+    }
+
+    /// Puts the time of `hits` answers that began together into the histogram. Beyond
+    /// [`TIMED_PER_TICK`] answers in a tick one of [`TIMED_EACH`] is timed and stands for those
+    /// before it: reading the clock costs as much as looking a link up.
+    pub(super) fn time_hits(&self, began: Instant, hits: u64) {
+        let mut timing = self.timing.get();
+        timing.untimed += hits;
+        if timing.timed < TIMED_PER_TICK || timing.untimed >= TIMED_EACH {
+            timing.last = began.elapsed();
+            timing.timed += 1;
+            self.metrics.hit.observe(timing.last, std::mem::take(&mut timing.untimed));
+        }
+        self.timing.set(timing);
     }
 
     /// The `Date` header's value (RFC 9110, section 6.6.1), at most a tick old.
@@ -199,7 +244,16 @@ impl Core {
     pub fn tick(&self) {
         let now = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.clock.set((now, i64::try_from(wall.as_millis()).unwrap_or(0)));
+        self.clock.set(Clocks {
+            at: now,
+            wall: i64::try_from(wall.as_millis()).unwrap_or(0),
+            mono: self.shared.app.resolver.mono(now),
+        });
+        let timing = self.timing.get();
+        if timing.untimed > 0 {
+            self.metrics.hit.observe(timing.last, timing.untimed);
+        }
+        self.timing.set(Timing { timed: 0, untimed: 0, ..timing });
         if self.date_second.replace(wall.as_secs()) != wall.as_secs() {
             let date = http_date(wall.as_secs());
             self.date.set(date);
@@ -222,6 +276,17 @@ impl Core {
         }
     }
 
+    /// The visitor's hash of today; 0 where there is none.
+    pub(super) fn visitor(&self, facts: &Facts<'_>, address: IpAddr) -> u64 {
+        let options = &self.shared.options;
+        let asks_not_to = facts.flags.has(ClickFlags::GPC) || facts.flags.has(ClickFlags::DNT);
+        if !options.hash_visitors || (options.honour_gpc && asks_not_to) {
+            return 0;
+        }
+        let hasher = *self.visitor_hasher.borrow();
+        hasher.map_or(0, |hasher| visitor_hash(hasher, address, facts.user_agent))
+    }
+
     /// Puts one click on this core's ring. Called before the answer's bytes are written.
     #[allow(clippy::too_many_arguments, reason = "each is one fact of the request")]
     pub fn record(
@@ -231,17 +296,10 @@ impl Core {
         code: &str,
         at: Timestamp,
         kind: ClickKind,
+        visitor: u64,
         address: IpAddr,
         query: Option<&str>,
     ) {
-        let options = &self.shared.options;
-        let asks_not_to = facts.flags.has(ClickFlags::GPC) || facts.flags.has(ClickFlags::DNT);
-        let visitor = if options.hash_visitors && !(options.honour_gpc && asks_not_to) {
-            let hasher = *self.visitor_hasher.borrow();
-            hasher.map_or(0, |hasher| visitor_hash(hasher, address, facts.user_agent))
-        } else {
-            0
-        };
         let utm = query.map(utm_of).unwrap_or_default();
         let click = facts.click(domain, code, at, kind, visitor, address, &utm);
         self.recorder.borrow_mut().record(&click);

@@ -39,7 +39,7 @@ const MAX_HEADERS: usize = 48;
 /// A plain look-up, borrowed from the bytes read.
 struct Ask<'b> {
     head: bool,
-    code: &'b [u8],
+    code: &'b str,
     query: Option<&'b str>,
     facts: Facts<'b>,
     domain: DomainId,
@@ -207,7 +207,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
                     if answer_hit(core, &ask, began, close, &mut out) {
                         hits += 1;
                         at += len;
-                    } else if is_reserved(std::str::from_utf8(ask.code).unwrap_or_default()) {
+                    } else if is_reserved(ask.code) {
                         next = Some(Step::HandOver(rest.to_vec()));
                         break;
                     } else {
@@ -224,7 +224,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
             // Phase first: the write that follows renews the deadline it sets.
             self.io.state().idle();
             core.metrics.answered(Answer::RedirectL1, hits);
-            core.metrics.hit.observe(began.elapsed(), hits);
+            core.time_hits(began, hits);
             self.write_now(cx, &out);
         }
         if !self.pending.is_empty() {
@@ -285,8 +285,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         let Parsed::Plain(ask, _) = parse(&core, self.peer, request) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        let code = std::str::from_utf8(ask.code).ok().and_then(|code| Code::parse(code).ok());
-        let Some(code) = code else {
+        let Ok(code) = Code::parse(ask.code) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         self.io.state().busy();
@@ -300,7 +299,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         if let Verdict::Redirect { status, location, .. } = &verdict {
             let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
             let (now, code) = (core.wall(began), key.code.as_str());
-            core.record(&ask.facts, ask.domain, code, now, kind, ask.address, ask.query);
+            let visitor = core.visitor(&ask.facts, ask.address);
+            core.record(&ask.facts, ask.domain, code, now, kind, visitor, ask.address, ask.query);
             write_redirect(&mut out, *status, location.as_bytes(), close, &core);
         } else {
             let response = verdict.into_response(shared, &key, ask.facts.accept).await;
@@ -323,12 +323,13 @@ fn answer_hit(
     close: bool,
     out: &mut Vec<u8>,
 ) -> bool {
-    let now = core.wall(began);
-    let resolver = &core.shared.app.resolver;
+    let (now, mono) = core.clocks(began);
+    let l1 = core.shared.app.resolver.l1();
     let mut target = core.target.borrow_mut();
-    let mono = resolver.mono(began);
-    let Some(found) = resolver.l1().get(ask.hash, ask.domain, ask.code, now, mono, &mut target)
-    else {
+    // While L1's entry is on its way.
+    let visitor = core.visitor(&ask.facts, ask.address);
+    let code = ask.code.as_bytes();
+    let Some(found) = l1.get(ask.hash, ask.domain, code, now, mono, &mut target) else {
         return false;
     };
     let Kind::Redirect(status) = found.kind else {
@@ -336,8 +337,7 @@ fn answer_hit(
     };
     // Numbered before its bytes are written.
     let kind = if ask.head { ClickKind::Head } else { ClickKind::Served };
-    let code = std::str::from_utf8(ask.code).unwrap_or_default();
-    core.record(&ask.facts, ask.domain, code, now, kind, ask.address, ask.query);
+    core.record(&ask.facts, ask.domain, ask.code, now, kind, visitor, ask.address, ask.query);
     if ask.query.is_some() && found.forward_query {
         let target = std::str::from_utf8(&target).unwrap_or_default();
         write_redirect(out, status, location(&found, target, ask.query).as_bytes(), close, core);
@@ -415,10 +415,10 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     // Where every host means the same domain, the hash is known before the headers are, and L1's
     // line is on its way while they are parsed.
     let expected = (core.base_path().is_empty() && !shared.domains.any()).then(|| {
-        let code = &target[..code_len(target).min(Code::MAX_LEN)];
-        let hash = l1.hash(DomainId::DEFAULT, code);
+        let len = code_len(target);
+        let hash = l1.hash(DomainId::DEFAULT, &target[..len.min(Code::MAX_LEN)]);
         l1.expect(hash);
-        hash
+        (hash, len)
     });
     let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; MAX_HEADERS];
     let mut request = Request::new(&mut []);
@@ -437,17 +437,19 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
     let Some(rest) = rest.strip_prefix(b"/") else {
         return Parsed::Other;
     };
-    let end = code_len(rest);
+    // Without a base path the path is what was looked at above.
+    let end = expected.map_or_else(|| code_len(rest), |(_, len)| len);
     let query = match rest.get(end) {
         None => None,
         Some(b'?') => path.get(path.len() - rest.len() + end + 1..),
         Some(_) => return Parsed::Other,
     };
-    let code = &rest[..end];
+    let begin = path.len() - rest.len();
+    let code = path.get(begin..begin + end).unwrap_or_default();
     if code.is_empty() || code.len() > Code::MAX_LEN {
         return Parsed::Other;
     }
-    if let Some(hash) = expected {
+    if let Some((hash, _)) = expected {
         l1.expect_entry(hash);
     }
     let pairs = request.headers.iter().map(|header| (header.name.as_bytes(), header.value));
@@ -456,10 +458,10 @@ fn parse<'b>(core: &Core, peer: IpAddr, bytes: &'b [u8]) -> Parsed<'b> {
         return Parsed::Other;
     }
     let (domain, hash) = match expected {
-        Some(hash) => (DomainId::DEFAULT, hash),
+        Some((hash, _)) => (DomainId::DEFAULT, hash),
         None => {
             let domain = shared.domains.of_host(facts.host);
-            (domain, l1.hash(domain, code))
+            (domain, l1.hash(domain, code.as_bytes()))
         }
     };
     let address = visitor(&shared.options.proxies, peer, &pairs);

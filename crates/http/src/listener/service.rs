@@ -196,7 +196,8 @@ impl Service {
             let address = self.address(headers);
             let kind = if head { ClickKind::Head } else { ClickKind::Served };
             let now = core.wall(began);
-            core.record(&facts, key.domain, key.code.as_str(), now, kind, address, query);
+            let (code, visitor) = (key.code.as_str(), core.visitor(&facts, address));
+            core.record(&facts, key.domain, code, now, kind, visitor, address, query);
         }
         let response = verdict.into_response(&core.shared, &key, facts.accept).await;
         core.metrics.miss.observe(began.elapsed(), 1);
