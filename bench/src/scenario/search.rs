@@ -28,12 +28,14 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         "List and search",
         &format!(
             "{} links, one admin key, one connection, pages of {PAGE}; {REQUESTS} requests of each \
-             kind, first page and page {FAR} of those that have so many. Terms are changed from \
+             kind, first page and page {FAR} of those that have so many. links.db is in the page \
+             cache. Terms are changed from \
              request to request so that no answer is remembered.",
             amount(links as f64, "")
         ),
     );
     let data = bench.seeded(links)?;
+    super::cache_file(&data)?;
     let key = bench.shunt.api_key(&data)?;
     let server = bench.shunt.serve(&data, bench.pinning.server, &[])?;
     let mut client = Client::connect(server.address)?;

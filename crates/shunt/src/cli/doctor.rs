@@ -303,7 +303,9 @@ fn ledger(ledger: &Value, findings: &mut Findings) {
             format!("all {served_in_all} served clicks are counted")
         } else {
             // It runs, or was killed: what is still on its rings is told when they are read.
-            format!("all {served_in_all} clicks told so far are counted; an open boot may tell more")
+            format!(
+                "all {served_in_all} clicks told so far are counted; an open boot may tell more"
+            )
         };
         findings.fine("clicks", text);
     }
