@@ -128,9 +128,9 @@ impl Links {
 
     /// Creates a link once per idempotency key; `render` makes the answer that is stored.
     ///
-    /// Where links and key rows live in one database ([`Ports::once`]), both are written in one
-    /// transaction. Elsewhere the key row goes first, with the code. An attempt that finds the row
-    /// of an earlier one goes on with its code and takes a link under it as its own when owner and
+    /// Where links and key rows live in one database ([`super::Ports::once`]), both are written in
+    /// one transaction. Elsewhere the key row goes first, with the code. An attempt that finds the
+    /// row of an earlier one goes on with its code and takes a link under it as its own when owner and
     /// time fit, and the target does or was edited since. A link that was made and deleted again
     /// is [`LinkError::Retired`], never made a second time.
     ///
