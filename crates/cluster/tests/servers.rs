@@ -1,6 +1,5 @@
 //! The servers and faults of the kit, for real: each starts, does its work, and goes.
 
-use std::io::Write;
 use std::time::Duration;
 
 use shunt_cluster::faults::{SmallDisk, Strace};
@@ -47,29 +46,25 @@ fn a_proxy_passes_on_and_says_what_it_refuses() {
     assert!(proxy.process().running());
 }
 
-/// The process that the next test traces: syncs a file and notes the errors. It starts no other
-/// process, because strace can wait for ever when it detaches from one that does (`vfork` keeps
-/// the parent from stopping, and the child is stopped already).
-#[test]
-#[ignore = "a process of another test"]
-fn syncs_until_it_is_killed() {
-    let file = std::fs::File::create("file").unwrap();
-    let mut errors = std::fs::File::create("errors").unwrap();
-    for _ in 0..10_000_000 {
-        if let Err(error) = file.sync_all() {
-            writeln!(errors, "{error}").unwrap();
-        }
-    }
-}
+/// Syncs a file for ever and notes the errors. It starts no other process, because strace can wait
+/// for ever when it detaches from one that does: `vfork` keeps the parent from stopping, and the
+/// child is stopped already.
+const SYNCER: &str = "
+import os
+file = os.open('file', os.O_WRONLY | os.O_CREAT)
+errors = open('errors', 'w', buffering=1)
+while True:
+    try:
+        os.fsync(file)
+    except OSError as error:
+        print(error.strerror, file=errors)
+";
 
 #[test]
 fn calls_are_counted_and_made_to_fail_from_attach_to_detach() {
     let files = tempfile::tempdir().unwrap();
-    let this = std::env::current_exe().unwrap();
-    let process = Spec::new("syncer", this.to_str().unwrap())
-        .args(["--exact", "syncs_until_it_is_killed", "--ignored", "--nocapture"])
-        .spawn(files.path())
-        .unwrap();
+    let spec = Spec::new("python3", "python3").args(["-c", SYNCER]);
+    let process = spec.spawn(files.path()).unwrap();
     let errors = || {
         let text = std::fs::read_to_string(files.path().join("errors")).unwrap_or_default();
         text.matches("Input/output error").count()
