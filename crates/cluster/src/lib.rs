@@ -6,20 +6,24 @@
 //! machine; nothing waits for a clock where it can wait for a condition, and every wait is bounded.
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
-//! `prlimit` and `chromedriver` where a value uses them.
+//! `prlimit`, `chromedriver` and PostgreSQL's programs where a value uses them.
 
 pub mod chromedriver;
 pub mod faults;
 pub mod http;
+pub mod identity;
 pub mod nginx;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod shunt;
+pub mod tree;
 pub mod wait;
 
 pub use chromedriver::Chromedriver;
 pub use http::{Address, Connection, Request, Response};
 pub use nginx::Nginx;
+pub use postgres::Postgres;
 pub use process::{Process, Spec};
 pub use shunt::Shunt;
 pub use wait::until;
