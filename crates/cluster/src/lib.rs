@@ -6,13 +6,16 @@
 //! machine; nothing waits for a clock where it can wait for a condition, and every wait is bounded.
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
-//! `prlimit`, `chromedriver` and PostgreSQL's programs where a value uses them.
+//! `prlimit`, `chromedriver`, PostgreSQL's programs and `pgbouncer` where a value uses them.
 
 pub mod chromedriver;
+pub mod deploy;
 pub mod faults;
 pub mod http;
 pub mod identity;
 pub mod nginx;
+pub mod pgbouncer;
+pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod process;
@@ -23,6 +26,7 @@ pub mod wait;
 pub use chromedriver::Chromedriver;
 pub use http::{Address, Connection, Request, Response};
 pub use nginx::Nginx;
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use process::{Process, Spec};
 pub use shunt::Shunt;

@@ -5,6 +5,8 @@
 //! cluster's files, so that a copy of them is a standby's; nothing is left in shared memory when a
 //! value is dropped.
 
+mod client;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+
+pub use client::Config;
+use client::programs;
 
 use crate::identity::{Owner, password};
+use crate::place::Place;
 use crate::ports::Port;
 use crate::process::{Process, Signal, Spec};
 use crate::tree::{self, Frozen};
@@ -26,87 +32,6 @@ const STATEMENT: Duration = Duration::from_secs(120);
 /// Connections that a server takes: PgBouncer's pools of 20 for several databases, and tests that
 /// come without it.
 const MAX_CONNECTIONS: u32 = 300;
-
-/// What a client needs to reach a server: PostgreSQL itself or a pooler in front of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Where it listens.
-    pub host: String,
-    /// Where it listens.
-    pub port: u16,
-    /// Who logs in.
-    pub user: String,
-    /// With what.
-    pub password: String,
-}
-
-impl Config {
-    pub(crate) fn new(address: SocketAddr, user: &str, password: &str) -> Self {
-        Self {
-            host: address.ip().to_string(),
-            port: address.port(),
-            user: user.to_owned(),
-            password: password.to_owned(),
-        }
-    }
-
-    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
-    pub fn url(&self, database: &str) -> String {
-        let Self { host, port, user, password } = self;
-        format!("postgres://{user}:{password}@{host}:{port}/{database}")
-    }
-
-    /// The command `psql` on a database, without arguments that say what to do: add `-c` and the
-    /// rest. It reads no start-up file, stops at the first error and prints bare rows.
-    ///
-    /// # Errors
-    /// When PostgreSQL is not installed.
-    pub fn psql_spec(&self, database: &str) -> Result<Spec> {
-        Ok(self
-            .client("psql")?
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
-            .args(["-d", database]))
-    }
-
-    /// Runs SQL with `psql` and answers its rows, columns parted by `|`, without the last line
-    /// end. Several statements are one transaction.
-    ///
-    /// # Errors
-    /// When the server can't be reached or refuses; with its message.
-    pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
-        let logs = tempfile::tempdir()?;
-        let spec = self.psql_spec(database)?.args(["-c", sql]);
-        let finished = spec.run(logs.path(), STATEMENT)?;
-        let out = finished.ok().with_context(|| format!("psql: {sql}"))?;
-        Ok(out.trim_end_matches('\n').to_owned())
-    }
-
-    /// One of PostgreSQL's client programs, told where the server is and who logs in.
-    ///
-    /// # Errors
-    /// When PostgreSQL is not installed.
-    pub fn client(&self, program: &str) -> Result<Spec> {
-        // Not Debian's wrappers of the same names: they look for clusters of the system's own.
-        Ok(Spec::new(program, programs()?.join(program))
-            .env("PGHOST", &self.host)
-            .env("PGPORT", self.port.to_string())
-            .env("PGUSER", &self.user)
-            .env("PGPASSWORD", &self.password)
-            .env("PGCONNECT_TIMEOUT", "20"))
-    }
-}
-
-/// Where the programs of the newest installed PostgreSQL are.
-fn programs() -> Result<PathBuf> {
-    let root = Path::new("/usr/lib/postgresql");
-    let versions = fs::read_dir(root).into_iter().flatten().flatten();
-    let newest = versions
-        .filter(|entry| entry.path().join("bin/initdb").exists())
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .max();
-    let newest = newest.ok_or_else(|| anyhow!("no PostgreSQL (Debian package postgresql)"))?;
-    Ok(root.join(newest.to_string()).join("bin"))
-}
 
 /// How a cluster is to be made.
 #[derive(Clone, Debug)]
@@ -190,7 +115,7 @@ pub struct Postgres {
     port: Port,
     process: Option<Process>,
     frozen: Option<Frozen>,
-    directory: tempfile::TempDir,
+    place: Place,
 }
 
 impl Postgres {
@@ -208,17 +133,17 @@ impl Postgres {
     }
 
     fn unborn(name: String, durable: bool) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("shunt-postgres-").tempdir()?;
+        let place = Place::new("postgres")?;
         let owner = Owner::of_servers()?;
-        owner.give(directory.path())?;
+        owner.give(place.path())?;
         let port = Port::lease()?;
         let config = Config::new(port.address(), "postgres", password()?);
-        Ok(Self { owner, config, name, durable, port, process: None, frozen: None, directory })
+        Ok(Self { owner, config, name, durable, port, process: None, frozen: None, place })
     }
 
     fn initdb(&self, setup: &Setup) -> Result<()> {
         let data = self.data();
-        let secret = self.directory.path().join("password");
+        let secret = self.place.path().join("password");
         self.write(&secret, self.config.password.as_bytes())?;
         let spec = Spec::new("initdb", programs()?.join("initdb"))
             .wrap(self.owner.wrapper("KILL"))
@@ -229,7 +154,7 @@ impl Postgres {
             .args(["--encoding=UTF8", "--locale=C.UTF-8"])
             // The machine won't lose its power between this and the first checkpoint's fsync.
             .arg("--no-sync");
-        spec.run(self.directory.path(), STATEMENT)?.ok().context("make a PostgreSQL cluster")?;
+        spec.run(self.place.path(), STATEMENT)?.ok().context("make a PostgreSQL cluster")?;
         fs::remove_file(&secret)?;
         let file = data.join("postgresql.conf");
         let parameters = fs::read_to_string(&file)? + "\n" + &setup.parameters();
@@ -259,10 +184,10 @@ impl Postgres {
             .arg("-D")
             .arg(&data)
             .args(["-h", &self.config.host, "-p", &self.config.port.to_string(), "-k"])
-            .arg(self.directory.path())
+            .arg(self.place.path())
             // Also the name under which a standby reports to its primary.
             .args(["-c", &format!("cluster_name={}", self.name)])
-            .spawn(self.directory.path())?;
+            .spawn(self.place.path())?;
         let pid = process.pid();
         let ready = process.wait_ready(STATEMENT, |_| accepts(&data, pid).then_some(()));
         self.process = Some(process);
@@ -288,7 +213,7 @@ impl Postgres {
 
     /// The data directory. It belongs to the server's user.
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.place.path().join("data")
     }
 
     /// The socket's address.
@@ -343,7 +268,8 @@ impl Postgres {
     }
 
     /// Makes a streaming standby of this server, with a slot, and starts it: answered when it
-    /// streams and can be read.
+    /// streams and can be read. Whatever [`Self::set`] has set here is copied, and in force once it
+    /// is promoted.
     ///
     /// # Errors
     /// When the base backup fails or the standby does not stream.
@@ -382,7 +308,7 @@ impl Postgres {
         if !self.durable {
             spec = spec.arg("--no-sync");
         }
-        let finished = spec.run(self.directory.path(), STATEMENT)?;
+        let finished = spec.run(self.place.path(), STATEMENT)?;
         finished.ok().map(|_| ()).context("copy the primary for a standby")
     }
 
@@ -462,7 +388,7 @@ impl Postgres {
         }
         let root = self.alive().map(|process| process.pid());
         let root = root.with_context(|| format!("{} does not run", self.name))?;
-        self.frozen = Some(Frozen::freeze(root, std::process::id(), self.directory.path())?);
+        self.frozen = Some(Frozen::freeze(root, std::process::id(), self.place.path())?);
         Ok(())
     }
 
@@ -493,7 +419,7 @@ impl Postgres {
             return;
         };
         // The file of a stopped server is gone, that of a killed one tells the truth.
-        let _ = Spec::new("ipcrm", "ipcrm").args(["-m", &id]).run(self.directory.path(), STATEMENT);
+        let _ = Spec::new("ipcrm", "ipcrm").args(["-m", &id]).run(self.place.path(), STATEMENT);
     }
 }
 

@@ -3,4 +3,5 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
 
+mod pgbouncer;
 mod postgres;

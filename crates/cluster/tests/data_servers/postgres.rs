@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use shunt_cluster::postgres::{Config, Postgres};
-use shunt_cluster::{Process, tree, until, wait};
+use shunt_cluster::{Process, Spec, tree, until, wait};
 
 /// A client that holds its connection and a running statement until it is killed.
 fn sleeper(config: &Config, logs: &Path) -> Process {
@@ -141,6 +141,31 @@ fn nothing_of_a_server_outlives_its_value_or_the_thread_that_owned_it() {
     .unwrap();
     // What a forgotten value can't do itself.
     std::fs::remove_dir_all(data.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn rules_and_files_of_a_setup_are_in_force_tls_for_one() {
+    let files = tempfile::tempdir().unwrap();
+    let spec = Spec::new("openssl", "openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-subj", "/CN=localhost", "-days", "2"])
+        .args(["-keyout", "server.key", "-out", "server.crt"]);
+    spec.run(files.path(), wait::PATIENCE).unwrap().ok().unwrap();
+    let read = |name: &str| std::fs::read(files.path().join(name)).unwrap();
+    let server = Postgres::setup()
+        .fast()
+        .setting("ssl", "on")
+        .file("server.key", read("server.key"))
+        .file("server.crt", read("server.crt"))
+        .rule("hostnossl all all 127.0.0.1/32 reject")
+        .start()
+        .unwrap();
+    // psql prefers TLS where it is offered.
+    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(server.psql(sql).unwrap(), "t");
+    let plain = server.config().psql_spec("postgres").unwrap().env("PGSSLMODE", "disable");
+    let refused = plain.args(["-c", sql]).run(files.path(), wait::PATIENCE).unwrap();
+    assert!(refused.stderr.contains("pg_hba.conf rejects"), "{}", refused.stderr);
 }
 
 #[test]
