@@ -6,7 +6,8 @@
 //! machine; nothing waits for a clock where it can wait for a condition, and every wait is bounded.
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
-//! `prlimit`, `chromedriver`, PostgreSQL's programs and `pgbouncer` where a value uses them.
+//! `prlimit`, `chromedriver`, PostgreSQL's programs, `pgbouncer`, `redis-server` and `redis-cli`
+//! where a value uses them.
 
 pub mod chromedriver;
 pub mod deploy;
@@ -19,6 +20,7 @@ pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod shunt;
 pub mod tree;
 pub mod wait;
@@ -29,5 +31,6 @@ pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use process::{Process, Spec};
+pub use redis::{Redis, RedisCluster};
 pub use shunt::Shunt;
 pub use wait::until;

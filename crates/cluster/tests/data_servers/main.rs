@@ -5,3 +5,4 @@
 
 mod pgbouncer;
 mod postgres;
+mod redis;
