@@ -6,12 +6,13 @@
 //! machine; nothing waits for a clock where it can wait for a condition, and every wait is bounded.
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
-//! `prlimit`, `chromedriver`, PostgreSQL's programs, `pgbouncer`, `redis-server` and `redis-cli`
-//! where a value uses them.
+//! `prlimit`, `chromedriver`, PostgreSQL's programs, `pgbouncer`, `redis-server`, `redis-cli` and
+//! `haproxy` where a value uses them.
 
 pub mod chromedriver;
 pub mod deploy;
 pub mod faults;
+pub mod haproxy;
 pub mod http;
 pub mod identity;
 pub mod nginx;
@@ -26,6 +27,7 @@ pub mod tree;
 pub mod wait;
 
 pub use chromedriver::Chromedriver;
+pub use haproxy::Haproxy;
 pub use http::{Address, Connection, Request, Response};
 pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;

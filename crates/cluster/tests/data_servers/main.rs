@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
 
+mod haproxy;
 mod pgbouncer;
 mod postgres;
 mod redis;
