@@ -15,6 +15,7 @@ pub mod link;
 pub mod outcome;
 pub mod ports;
 pub mod reserved;
+pub mod ring;
 pub mod target;
 pub mod time;
 
