@@ -2,23 +2,18 @@
 //!
 //! `GET /api/urls/{code}` redirects and is answered by the listener, as every redirect.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::LOCATION;
 use serde::Serialize;
 use shunt_domain::Link;
-use shunt_engine::idempotency::Answer;
-use shunt_engine::links::{Draft, LinkError};
+use shunt_engine::links::{Draft, FieldError, LinkError};
 use utoipa::ToSchema;
 
-use super::answer::{self, Rendered};
-use super::body::{self, JSON};
-use super::caller;
+use super::answer::Rendered;
 use super::json::Fields;
-use super::query::Params;
+use super::links;
 use super::time::Instant;
 use crate::app::{App, AppState};
 use crate::problem::Problem;
@@ -104,11 +99,7 @@ pub(crate) async fn create_url(
     let read = |fields: &mut Fields| {
         let target = fields.required_text("longUrl")?;
         if fields.text("userId")?.flatten().is_some_and(|id| id.chars().count() > 256) {
-            return Err(shunt_engine::links::FieldError::new(
-                "userId",
-                "too-long",
-                "userId has at most 256 characters",
-            ));
+            return Err(FieldError::new("userId", "too-long", "userId has at most 256 characters"));
         }
         Ok(target)
     };
@@ -155,38 +146,21 @@ async fn create(
     app: &AppState,
     request: Request,
     target_field: &'static str,
-    read: impl FnOnce(&mut Fields) -> Result<String, shunt_engine::links::FieldError> + Send,
+    read: impl FnOnce(&mut Fields) -> Result<String, FieldError> + Send,
     render: impl Fn(&App, &Link) -> Rendered + Copy + Send + Sync + 'static,
 ) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let actor = caller::creator(app, &parts, app.deadline()).await?;
-    Params::parse(&parts.uri, &[])?;
-    body::media_type(&parts.headers, &[JSON])?;
-    let key = answer::idempotency_key(&parts.headers, &actor)?;
-    let settings = &app.settings;
-    let bytes =
-        body::read(&parts.headers, body, settings.max_body, settings.request_timeout).await?;
-    let mut fields = Fields::parse(&bytes)?;
-    let draft = Draft::new(read(&mut fields)?);
-    fields.finish()?;
-    let named = |error: LinkError| match error {
+    let read = |bytes: &[u8]| {
+        let mut fields = Fields::parse(bytes)?;
+        let draft = Draft::new(read(&mut fields)?);
+        fields.finish()?;
+        Ok(draft)
+    };
+    let refuse = |error: LinkError| match error {
         // The engine knows the field by the name it has in our own API.
         LinkError::Invalid(error) if error.field == "target" => {
             Problem::from(error).on(target_field)
         }
         error => error.into(),
     };
-    let deadline = app.deadline();
-    let Some(key) = key else {
-        let link = app.links.create(&actor, &draft, deadline).await.map_err(named)?;
-        return Ok(render(app, &link).into_response(false));
-    };
-    let once = answer::once(&actor, key, &parts, &bytes);
-    let rendering = Arc::clone(app);
-    let stored = move |link: &Link| render(&rendering, link).to_stored();
-    let created = app.links.create_once(&actor, &draft, &once, stored, deadline).await;
-    match created.map_err(named)? {
-        Answer::Now(link) => Ok(render(app, &link).into_response(false)),
-        Answer::Replayed(stored) => answer::replay(&stored),
-    }
+    links::make(app, request, read, refuse, render).await
 }

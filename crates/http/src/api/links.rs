@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode};
 use shunt_domain::ports::{ListQuery, Sort};
 use shunt_domain::{Deadline, Link, LinkKey, Scope, Tag, Version};
 use shunt_engine::idempotency::Answer;
-use shunt_engine::links::MAX_SEARCH_CHARS;
+use shunt_engine::links::{Draft, FieldError, LinkError, MAX_SEARCH_CHARS};
 
 use super::answer::{self, Rendered};
 use super::body::{self, JSON, MERGE_PATCH};
@@ -46,27 +46,39 @@ pub(crate) async fn create(
     State(app): State<AppState>,
     request: Request,
 ) -> Result<Response, Problem> {
+    make(&app, request, dto::draft, Problem::from, created).await
+}
+
+/// Makes a link of a JSON body, whatever words the body has for it and the answer: `read`
+/// understands the body, `refuse` puts the engine's refusal into the dialect's words, `render`
+/// makes the answer.
+pub(super) async fn make(
+    app: &AppState,
+    request: Request,
+    read: impl FnOnce(&[u8]) -> Result<Draft, FieldError> + Send,
+    refuse: impl FnOnce(LinkError) -> Problem + Send,
+    render: impl Fn(&App, &Link) -> Rendered + Copy + Send + Sync + 'static,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let deadline = app.deadline();
-    let actor = caller::creator(&app, &parts, deadline).await?;
+    let actor = caller::creator(app, &parts, app.deadline()).await?;
     Params::parse(&parts.uri, &[])?;
     body::media_type(&parts.headers, &[JSON])?;
     let key = answer::idempotency_key(&parts.headers, &actor)?;
     let settings = &app.settings;
     let bytes =
         body::read(&parts.headers, body, settings.max_body, settings.request_timeout).await?;
-    let draft = dto::draft(&bytes)?;
+    let draft = read(&bytes)?;
     // The body may have taken its time: the work gets its own.
     let deadline = app.deadline();
     let Some(key) = key else {
-        let link = app.links.create(&actor, &draft, deadline).await?;
-        return Ok(created(&app, &link).into_response(false));
+        let link = app.links.create(&actor, &draft, deadline).await.map_err(refuse)?;
+        return Ok(render(app, &link).into_response(false));
     };
     let once = answer::once(&actor, key, &parts, &bytes);
-    let rendering = Arc::clone(&app);
-    let stored = move |link: &Link| created(&rendering, link).to_stored();
-    match app.links.create_once(&actor, &draft, &once, stored, deadline).await? {
-        Answer::Now(link) => Ok(created(&app, &link).into_response(false)),
+    let rendering = Arc::clone(app);
+    let stored = move |link: &Link| render(&rendering, link).to_stored();
+    match app.links.create_once(&actor, &draft, &once, stored, deadline).await.map_err(refuse)? {
+        Answer::Now(link) => Ok(render(app, &link).into_response(false)),
         Answer::Replayed(stored) => answer::replay(&stored),
     }
 }
