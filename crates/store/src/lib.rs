@@ -3,7 +3,11 @@
 //! Invariants: a store's primary key is the only judge of a code; "done" means durable; no call
 //! blocks an event loop.
 
+mod cursor;
+pub mod histogram;
+mod rules;
 pub mod sqlite;
+mod text;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -7,8 +7,8 @@ use shunt_clicks::{Pipeline, PipelineStats, SpoolState, WorkerState};
 use shunt_http::listener::core::Shared;
 use shunt_http::metrics::{Metrics, Sample};
 use shunt_http::ops::{Degraded, Probe};
+use shunt_store::histogram::Log2Histogram;
 use shunt_store::sqlite::SqliteStore;
-use shunt_store::sqlite::stats::Log2Histogram;
 
 use super::Built;
 use crate::config::Config;

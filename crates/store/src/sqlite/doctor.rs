@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::error::OpenError;
 use super::row::{COLUMNS, column, stored, text};
 use super::store::SqliteStore;
-use super::text::Needle;
+use crate::text::Needle;
 
 /// The most problems that are listed one by one.
 const MAX_PROBLEMS: usize = 100;
@@ -93,7 +93,7 @@ fn rows(
             let id: i64 = row.get(column::ID)?;
             let words = if live { column::TARGET } else { column::CODE };
             let needle = Needle::new(text(row, words)?.unwrap_or_default());
-            if let Some(query) = needle.fts_query()
+            if let Some(query) = super::fts::query(&needle)
                 && find.exists((query, id))? != live
             {
                 let code = text(row, column::CODE)?.unwrap_or_default();

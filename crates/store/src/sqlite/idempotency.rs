@@ -12,9 +12,10 @@ use shunt_domain::{Deadline, NewLink, Outcome, StoreError, Timestamp};
 
 use super::SqliteStore;
 use super::error::bad_value;
-use super::links::{create_one, flatten, without_result};
+use super::links::{create_one, without_result};
 use super::state::LinkState;
 use super::writer::{Tx, WriteOp};
+use crate::rules::flatten;
 
 /// The most rows that one purge deletes.
 const PURGE_ROWS: i64 = 10_000;

@@ -14,6 +14,7 @@ use super::readers::Lane;
 use super::row::{COLUMNS, column, created_at, flags, stored, tags_text};
 use super::state::LinkState;
 use super::writer::{Tx, WriteOp};
+use crate::rules::{flatten, in_force};
 
 /// The SQL text of one row by its key.
 fn by_key_sql() -> &'static str {
@@ -366,29 +367,9 @@ fn claim(tx: &Tx<'_, LinkState>, key: &LinkKey, now: Timestamp) -> rusqlite::Res
     })
 }
 
-/// Whether a link answers with its target at `now`, its limit aside.
-pub(crate) fn in_force(link: &NewLink, now: Timestamp) -> bool {
-    link.enabled
-        && link.valid_from.is_none_or(|from| from <= now)
-        && link.expires_at.is_none_or(|end| end > now)
-}
-
 /// An operation was committed that never ran: can't be.
 pub(super) fn without_result() -> StoreError {
     StoreError::Unavailable("the write ran without a result".to_owned())
-}
-
-/// Folds a refusal by the database into a port's own refusal.
-pub(super) fn flatten<T, R>(
-    outcome: Outcome<Result<T, R>, StoreError>,
-    wrap: impl FnOnce(StoreError) -> R,
-) -> Outcome<T, R> {
-    match outcome {
-        Outcome::Done(Ok(value)) => Outcome::Done(value),
-        Outcome::Done(Err(refusal)) => Outcome::Refused(refusal),
-        Outcome::Refused(error) => Outcome::Refused(wrap(error)),
-        Outcome::Unknown(cause) => Outcome::Unknown(cause),
-    }
 }
 
 impl LinkReader for SqliteStore {

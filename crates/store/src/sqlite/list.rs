@@ -16,11 +16,11 @@ use rusqlite::{Connection, Row, params_from_iter};
 use shunt_domain::ports::{BoxFuture, LinkQuery, ListError, ListQuery, Page, Sort};
 use shunt_domain::{Deadline, DomainId, Link, StoreError, Stored};
 
-use super::SqliteStore;
-use super::cursor::Shape;
 use super::readers::{Lane, StopAt};
 use super::row::{COLUMNS, column, stored, text};
-use super::text::Needle;
+use super::{SqliteStore, fts};
+use crate::cursor::Shape;
+use crate::text::Needle;
 
 /// The most links in a page.
 const MAX_LIMIT: u32 = 1_000;
@@ -175,7 +175,7 @@ impl Plan {
     /// The sources that hold every row the query asks for, the likely smallest first.
     fn sources(&self) -> Vec<Source> {
         let mut sources = Vec::new();
-        if let Some(query) = self.needle.as_ref().and_then(Needle::fts_query) {
+        if let Some(query) = self.needle.as_ref().and_then(fts::query) {
             sources.push(Source::Text(query));
         }
         if let Some(tag) = &self.query.tag {

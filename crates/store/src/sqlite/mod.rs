@@ -6,11 +6,11 @@
 mod backup;
 mod checkpoint;
 mod codes;
-mod cursor;
 pub mod db;
 mod doctor;
 mod domains;
 mod error;
+mod fts;
 mod idempotency;
 mod keys;
 mod links;
@@ -26,7 +26,6 @@ pub mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
-mod text;
 pub mod writer;
 
 pub use backup::{BackupReport, META_EPOCH, Progress, RestoreReport};

@@ -10,7 +10,7 @@ use shunt_domain::ports::ListQuery;
 use shunt_domain::{Code, DomainId};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::text::Needle;
+use crate::text::Needle;
 
 /// The first byte of every cursor: the format's number.
 const FORMAT: u8 = 1;
@@ -20,16 +20,16 @@ const SCANNING: u8 = b's';
 
 /// Everything about a query that its pages must have in common.
 #[derive(Clone, Debug)]
-pub(super) struct Shape(Vec<u8>);
+pub(crate) struct Shape(Vec<u8>);
 
 impl Shape {
     /// The shape of an export.
-    pub(super) fn export() -> Self {
+    pub(crate) fn export() -> Self {
         Self(vec![b'x'])
     }
 
     /// The shape of a list.
-    pub(super) fn list(query: &ListQuery, needle: Option<&Needle>) -> Self {
+    pub(crate) fn list(query: &ListQuery, needle: Option<&Needle>) -> Self {
         let mut bytes = vec![b'l', query.sort as u8];
         let mut part = |part: Option<&[u8]>| {
             bytes.push(u8::from(part.is_some()));
@@ -51,14 +51,16 @@ impl Shape {
         hash.digest().to_le_bytes()
     }
 
-    fn write(&self, position: &[u8]) -> String {
+    /// A cursor that stands at `position`.
+    pub(crate) fn write(&self, position: &[u8]) -> String {
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&self.seal(position));
         bytes.extend_from_slice(position);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    fn read(&self, cursor: &str) -> Option<Vec<u8>> {
+    /// The position of a cursor that fits this query.
+    pub(crate) fn read(&self, cursor: &str) -> Option<Vec<u8>> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let rest = bytes.strip_prefix(&[FORMAT])?;
         let (seal, position) = rest.split_at_checked(8)?;
@@ -66,19 +68,19 @@ impl Shape {
     }
 
     /// A cursor behind the row with this id.
-    pub(super) fn behind_id(&self, id: i64) -> String {
+    pub(crate) fn behind_id(&self, id: i64) -> String {
         self.write(&id.to_be_bytes())
     }
 
     /// The same for a search that goes on without the text index.
-    pub(super) fn behind_id_scanning(&self, id: i64) -> String {
+    pub(crate) fn behind_id_scanning(&self, id: i64) -> String {
         let mut position = id.to_be_bytes().to_vec();
         position.push(SCANNING);
         self.write(&position)
     }
 
     /// The id that a cursor is behind of, and whether to go on without the text index.
-    pub(super) fn id(&self, cursor: &str) -> Option<(i64, bool)> {
+    pub(crate) fn id(&self, cursor: &str) -> Option<(i64, bool)> {
         let position = self.read(cursor)?;
         let (id, mode) = position.split_at_checked(8)?;
         let scanning = match mode {
@@ -90,14 +92,14 @@ impl Shape {
     }
 
     /// A cursor behind this key.
-    pub(super) fn behind_key(&self, code: &str, domain: DomainId) -> String {
+    pub(crate) fn behind_key(&self, code: &str, domain: DomainId) -> String {
         let mut position = domain.0.to_be_bytes().to_vec();
         position.extend_from_slice(code.as_bytes());
         self.write(&position)
     }
 
     /// The key that a cursor is behind of.
-    pub(super) fn key(&self, cursor: &str) -> Option<(String, u32)> {
+    pub(crate) fn key(&self, cursor: &str) -> Option<(String, u32)> {
         let position = self.read(cursor)?;
         let (domain, code) = position.split_at_checked(4)?;
         Code::check(code).ok()?;
