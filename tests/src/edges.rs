@@ -29,6 +29,7 @@ pub const DRIVERS: &[&str] = &[
     "socket2",
     "sqlx",
     "tokio-postgres",
+    "tokio-postgres-rustls",
     "tokio-rustls",
     "tokio-util",
     "tower",

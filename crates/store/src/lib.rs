@@ -1,10 +1,13 @@
-//! All SQL of shunt: the embedded SQLite store and the conformance suite.
+//! All SQL of shunt: the embedded SQLite store, the PostgreSQL store (feature `postgres`) and the
+//! conformance suite.
 //!
 //! Invariants: a store's primary key is the only judge of a code; "done" means durable; no call
 //! blocks an event loop.
 
 mod cursor;
 pub mod histogram;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod rules;
 pub mod sqlite;
 mod text;

@@ -19,22 +19,45 @@ macro_rules! conformance_facts {
     };
 }
 
-/// The facts of every port that the embedded store has.
+/// One `#[test]` for all facts of a port, one after the other: for stores that need a server, which
+/// all of them share. `make` gives what makes subjects: a function with state.
+#[macro_export]
+macro_rules! conformance_together {
+    ($port:ident, $make:expr, [$($fact:ident),* $(,)?]) => {
+        #[test]
+        fn $port() {
+            let mut next = $make();
+            let mut facts = $crate::conformance::Facts::default();
+            $(
+                facts.check(stringify!($fact), async {
+                    $crate::conformance::$port::$fact(next()).await;
+                });
+            )*
+            facts.end();
+        }
+    };
+}
+
+/// The facts of every port that the embedded store has. `how` is `conformance_facts` unless said
+/// otherwise.
 #[macro_export]
 macro_rules! conformance_suite {
     ($name:ident, $make:expr) => {
+        $crate::conformance_suite!($name, $make, conformance_facts);
+    };
+    ($name:ident, $make:expr, $how:ident) => {
         mod $name {
             use super::*;
-            $crate::conformance_links!($make);
-            $crate::conformance_listing!($make);
-            $crate::conformance_domains!($make);
-            $crate::conformance_idempotency!($make);
-            $crate::conformance_once!($make);
-            $crate::conformance_keys!($make);
-            $crate::conformance_pool!($make);
-            $crate::conformance_ranges!($make);
-            $crate::conformance_meta!($make);
-            $crate::conformance_durability!($make);
+            $crate::conformance_links!($make, $how);
+            $crate::conformance_listing!($make, $how);
+            $crate::conformance_domains!($make, $how);
+            $crate::conformance_idempotency!($make, $how);
+            $crate::conformance_once!($make, $how);
+            $crate::conformance_keys!($make, $how);
+            $crate::conformance_pool!($make, $how);
+            $crate::conformance_ranges!($make, $how);
+            $crate::conformance_meta!($make, $how);
+            $crate::conformance_durability!($make, $how);
         }
     };
 }
@@ -43,7 +66,10 @@ macro_rules! conformance_suite {
 #[macro_export]
 macro_rules! conformance_links {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_links!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             links,
             $make,
             [
@@ -79,7 +105,10 @@ macro_rules! conformance_links {
 #[macro_export]
 macro_rules! conformance_listing {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_listing!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             listing,
             $make,
             [
@@ -103,11 +132,10 @@ macro_rules! conformance_listing {
 #[macro_export]
 macro_rules! conformance_domains {
     ($make:expr) => {
-        $crate::conformance_facts!(
-            domains,
-            $make,
-            [hosts_get_numbers_once, concurrent_registrations_agree,]
-        );
+        $crate::conformance_domains!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(domains, $make, [hosts_get_numbers_once, concurrent_registrations_agree,]);
     };
 }
 
@@ -115,7 +143,10 @@ macro_rules! conformance_domains {
 #[macro_export]
 macro_rules! conformance_idempotency {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_idempotency!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             idempotency,
             $make,
             [
@@ -137,7 +168,10 @@ macro_rules! conformance_idempotency {
 #[macro_export]
 macro_rules! conformance_once {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_once!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             once,
             $make,
             [
@@ -154,7 +188,10 @@ macro_rules! conformance_once {
 #[macro_export]
 macro_rules! conformance_keys {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_keys!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             keys,
             $make,
             [
@@ -173,7 +210,10 @@ macro_rules! conformance_keys {
 #[macro_export]
 macro_rules! conformance_pool {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_pool!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             pool,
             $make,
             [an_empty_pool_gives_nothing, rows_come_out_once, concurrent_claims_share_nothing,]
@@ -185,7 +225,10 @@ macro_rules! conformance_pool {
 #[macro_export]
 macro_rules! conformance_ranges {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_ranges!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             ranges,
             $make,
             [
@@ -202,7 +245,10 @@ macro_rules! conformance_ranges {
 #[macro_export]
 macro_rules! conformance_meta {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_meta!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             meta,
             $make,
             [
@@ -219,7 +265,10 @@ macro_rules! conformance_meta {
 #[macro_export]
 macro_rules! conformance_durability {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_durability!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             durability,
             $make,
             [

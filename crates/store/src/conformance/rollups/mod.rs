@@ -15,7 +15,10 @@ pub mod model;
 #[macro_export]
 macro_rules! conformance_rollups {
     ($make:expr) => {
-        $crate::conformance_facts!(
+        $crate::conformance_rollups!($make, conformance_facts);
+    };
+    ($make:expr, $how:ident) => {
+        $crate::$how!(
             rollups,
             $make,
             [

@@ -1,0 +1,209 @@
+//! The pool of pre-generated codes, and leases of counter ranges.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use shunt_domain::ports::{BoxFuture, CodePool, Range, RangeLeases};
+use shunt_domain::{Code, Deadline, Outcome, StoreError};
+
+use super::PostgresStore;
+use super::error::{Failure, bad_value};
+use super::pool::lock;
+use super::row;
+use super::session::{Param, Session};
+use super::statements;
+use super::store::missing;
+
+/// The most codes in one row of the pool.
+const ROW_CODES: usize = 1_000;
+
+/// How many buckets rows are spread over: so many processes can take rows without meeting.
+const BUCKETS: usize = 16;
+
+/// Rows in one statement. They are long.
+const ROWS: usize = 100;
+
+/// The bucket where the next row goes, or the next claim begins.
+fn next_bucket() -> i16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Processes that start together begin at different places.
+    let from = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as usize);
+    (from % BUCKETS) as i16
+}
+
+/// A row as it is stored.
+struct PoolRow {
+    bucket: i16,
+    amount: i32,
+    codes: String,
+}
+
+impl PoolRow {
+    fn new(codes: &[Code]) -> Self {
+        let texts: Vec<&str> = codes.iter().map(Code::as_str).collect();
+        // At most ROW_CODES.
+        Self { bucket: next_bucket(), amount: texts.len() as i32, codes: texts.join(" ") }
+    }
+}
+
+async fn add(session: &Session, rows: &[PoolRow]) -> Result<(), Failure> {
+    for (at, chunk) in rows.chunks(ROWS).enumerate() {
+        let params: Vec<Param<'_>> = chunk
+            .iter()
+            .flat_map(|row| -> [Param<'_>; 3] { [&row.bucket, &row.amount, &row.codes] })
+            .collect();
+        let sql = statements::POOL_ADD.sql(chunk.len());
+        if at == 0 {
+            session.open().await?;
+        }
+        session.read_made(&sql, &statements::POOL_ADD.typed(&params)).await?;
+    }
+    if rows.is_empty() { Ok(()) } else { session.commit().await }
+}
+
+async fn claim(session: &Session) -> Result<Option<Vec<Code>>, Failure> {
+    if let Some(codes) = claim_from(session, next_bucket()).await? {
+        return Ok(Some(codes));
+    }
+    let rows = session.read(&statements::POOL_BUCKETS, &[]).await?;
+    for row in &rows {
+        // A bucket whose rows are all being taken is as good as empty.
+        if let Some(codes) = claim_from(session, row::get(row, 0)?).await? {
+            return Ok(Some(codes));
+        }
+    }
+    Ok(None)
+}
+
+async fn claim_from(session: &Session, bucket: i16) -> Result<Option<Vec<Code>>, Failure> {
+    let rows = session.change(&statements::POOL_CLAIM, &[&bucket]).await?;
+    let Some(row) = rows.first() else {
+        session.nothing_happened();
+        return Ok(None);
+    };
+    let codes = row::get::<&str>(row, 0)?.split(' ');
+    let codes = codes.map(|code| Code::parse(code).map_err(bad_value));
+    Ok(Some(codes.collect::<Result<_, _>>()?))
+}
+
+impl CodePool for PostgresStore {
+    fn add_codes(
+        &self,
+        rows: Vec<Vec<Code>>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        let rows: Vec<PoolRow> =
+            rows.iter().flat_map(|row| row.chunks(ROW_CODES)).map(PoolRow::new).collect();
+        Box::pin(
+            self.database().write(deadline, rows, |rows, session| Box::pin(add(session, rows))),
+        )
+    }
+
+    fn claim_codes(
+        &self,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Vec<Code>>, StoreError>> {
+        Box::pin(self.database().write(deadline, (), |(), session| Box::pin(claim(session))))
+    }
+
+    fn pool_size(&self, deadline: Deadline) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let rows = self.database().readers.query(&statements::POOL_SIZE, &[], deadline).await?;
+            row::unsigned(rows.first().ok_or_else(|| missing("a sum"))?, 0)
+        })
+    }
+}
+
+/// Ranges that this process holds: start and end.
+type Leases = Arc<Mutex<BTreeMap<u64, u64>>>;
+
+/// Takes from the rests first, else raises the high-water mark. `None`: the counter is used up.
+async fn lease(session: &Session, (leases, len): &(Leases, u64)) -> Result<Option<Range>, Failure> {
+    // Nobody can use more than there is; at least one value makes progress.
+    let len = i64::try_from(*len).unwrap_or(i64::MAX).max(1);
+    let mut rows = session.change(&statements::RANGE_REST, &[&len]).await?;
+    if rows.is_empty() {
+        session.nothing_happened();
+        rows = session.change(&statements::RANGE_RAISE, &[&len]).await?;
+    }
+    let Some(row) = rows.first() else { return Ok(None) };
+    let range = Range { start: row::unsigned(row, 0)?, end: row::unsigned(row, 1)? };
+    lock(leases).insert(range.start, range.end);
+    Ok(Some(range))
+}
+
+/// Takes a rest out of the leases that this process holds, whose neighbours stay leased. `false`:
+/// it is no part of one. Anything else was given back already, or belongs to a life that is over:
+/// handing it out again could repeat a code.
+fn let_go(leases: &mut BTreeMap<u64, u64>, rest: Range) -> bool {
+    let held = leases.range(..=rest.start).next_back();
+    let Some((&start, &end)) = held.filter(|(_, end)| rest.end <= **end) else { return false };
+    if rest.start >= rest.end {
+        return false;
+    }
+    leases.remove(&start);
+    if start < rest.start {
+        leases.insert(start, rest.start);
+    }
+    if rest.end < end {
+        leases.insert(rest.end, end);
+    }
+    true
+}
+
+impl RangeLeases for PostgresStore {
+    fn lease(&self, len: u64, deadline: Deadline) -> BoxFuture<'_, Outcome<Range, StoreError>> {
+        let args = (Arc::clone(&self.inner.leases), len);
+        Box::pin(async move {
+            let leased = self
+                .database()
+                .write(deadline, args, |args, session| Box::pin(lease(session, args)));
+            match leased.await {
+                Outcome::Done(Some(range)) => Outcome::Done(range),
+                Outcome::Done(None) => Outcome::Refused(StoreError::Unavailable(
+                    "the counter of the range allocator is used up".to_owned(),
+                )),
+                Outcome::Refused(error) => Outcome::Refused(error),
+                Outcome::Unknown(cause) => Outcome::Unknown(cause),
+            }
+        })
+    }
+
+    fn give_back(&self, rest: Range, deadline: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        Box::pin(async move {
+            // First out of memory, so that two who give the same back do it once.
+            if !let_go(&mut lock(&self.inner.leases), rest) {
+                return Outcome::Done(());
+            }
+            let given = self.database().write(deadline, rest, |rest, session| {
+                Box::pin(async move {
+                    let (start, end) = (rest.start.cast_signed(), rest.end.cast_signed());
+                    session.change(&statements::RANGE_GIVE_BACK, &[&start, &end]).await.map(drop)
+                })
+            });
+            let given = given.await;
+            if matches!(given, Outcome::Refused(_)) {
+                lock(&self.inner.leases).insert(rest.start, rest.end);
+            }
+            given
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_held_is_let_go_and_only_once() {
+        let mut leases = BTreeMap::from([(100, 200), (300, 310)]);
+        let mut go = |start, end| let_go(&mut leases, Range { start, end });
+        assert!(!go(90, 110) && !go(150, 201) && !go(250, 260) && !go(120, 120) && !go(0, 400));
+        assert!(go(150, 200));
+        assert!(!go(150, 200) && !go(140, 160));
+        assert!(go(120, 130));
+        assert!(go(100, 120) && go(130, 150) && go(300, 310));
+        assert!(leases.is_empty());
+    }
+}

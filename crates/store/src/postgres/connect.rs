@@ -1,0 +1,221 @@
+//! Making connections, and the task that carries each: it hears the server's warnings.
+//!
+//! Invariants: nothing of a session is relied on (no prepared statement, no setting), so that a
+//! pooler may lend us another server for each transaction; a warning is counted before the answer
+//! that follows it is handed over.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::error::Severity;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::{Fault, PostgresError};
+use super::options::{PostgresOptions, TlsMode};
+use super::stats::{PostgresStats, count};
+
+/// How long a silent peer is trusted. Together with the probes below a dead one is found within
+/// ten seconds, whether something was sent to it or not.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_PROBES: u32 = 2;
+const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
+
+/// The warnings that a server has sent on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(AtomicU64);
+
+impl Warnings {
+    /// How many there were so far.
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A living connection; clones share it. It ends in good order when the last one goes and nothing
+/// is under way on it.
+#[derive(Clone, Debug)]
+pub(super) struct Connected {
+    pub(super) client: Arc<Client>,
+    pub(super) warnings: Arc<Warnings>,
+    carrier: AbortHandle,
+}
+
+impl Connected {
+    /// Ends it at once, whatever is under way.
+    pub(super) fn cut(&self) {
+        self.carrier.abort();
+    }
+}
+
+/// Makes connections as the options say.
+pub(super) struct Connector {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+    timeout: Duration,
+    address: String,
+    stats: Arc<PostgresStats>,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Reads the files that the options name; connects to nobody.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(super) fn new(
+        options: &PostgresOptions,
+        stats: Arc<PostgresStats>,
+    ) -> Result<Self, PostgresError> {
+        let wrong = |what: &str| Err(PostgresError::Options(what.to_owned()));
+        if options.hosts.is_empty() {
+            return wrong("no PostgreSQL host was named; name at least one");
+        }
+        let mut config = Config::new();
+        for (host, port) in &options.hosts {
+            config.host(host).port(*port);
+        }
+        config
+            .user(&options.user)
+            .dbname(&options.database)
+            .application_name(&options.application_name)
+            .connect_timeout(options.connect_timeout)
+            .tcp_user_timeout(UNACKNOWLEDGED)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVE_IDLE)
+            .keepalives_interval(KEEPALIVE_INTERVAL)
+            .keepalives_retries(KEEPALIVE_PROBES);
+        if let Some(password) = &options.password {
+            config.password(password.reveal());
+        }
+        if options.hosts.len() > 1 {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let tls = match &options.tls {
+            TlsMode::Off => {
+                config.ssl_mode(SslMode::Disable);
+                None
+            }
+            TlsMode::Verified { authorities } => {
+                config.ssl_mode(SslMode::Require);
+                Some(MakeRustlsConnect::new(tls_config(authorities)?))
+            }
+        };
+        let timeout = options.connect_timeout;
+        Ok(Self { config, tls, timeout, address: options.address(), stats })
+    }
+
+    /// The addresses, for messages.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Makes one connection, and the task that ends with it. Takes `connect_timeout` at most,
+    /// whatever the driver does.
+    ///
+    /// # Errors
+    /// The [`Fault`] of the last address.
+    pub(super) async fn connect(&self) -> Result<(Connected, JoinHandle<()>), Fault> {
+        let connecting = async {
+            match &self.tls {
+                None => self.connect_by(NoTls).await,
+                Some(tls) => self.connect_by(tls.clone()).await,
+            }
+        };
+        let connected = match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(result) => result.map_err(|error| Fault::from(&error)),
+            Err(_) => Err(Fault::lost(format!("no connection within {:?}", self.timeout))),
+        };
+        count(match &connected {
+            Ok(_) => &self.stats.connections,
+            Err(_) => &self.stats.failed_connections,
+        });
+        connected
+    }
+
+    async fn connect_by<T>(
+        &self,
+        tls: T,
+    ) -> Result<(Connected, JoinHandle<()>), tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let (client, connection) = self.config.connect(tls).await?;
+        let warnings = Arc::<Warnings>::default();
+        let task = tokio::spawn(carry(connection, Arc::clone(&warnings)));
+        let carrier = task.abort_handle();
+        Ok((Connected { client: Arc::new(client), warnings, carrier }, task))
+    }
+
+    /// Why the server can't be used, in words for whoever starts the program.
+    pub(super) fn explain(&self, fault: &Fault) -> PostgresError {
+        let (address, reason) = (self.address.clone(), fault.text().to_owned());
+        match fault.code() {
+            Some("3D000") => PostgresError::NoDatabase { address, reason },
+            Some(code) if code.starts_with("28") => PostgresError::Denied { address, reason },
+            _ => PostgresError::Unreachable { address, reason },
+        }
+    }
+}
+
+/// Carries a connection until it ends. Whoever waits for an answer then is told that it is closed.
+async fn carry<S, T>(mut connection: Connection<S, T>, warnings: Arc<Warnings>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message
+            && is_warning(notice.parsed_severity())
+        {
+            warnings.0.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// Whether a notice says that something may be wrong with what was done. The text is in the
+/// server's language; a severity that is not known counts as a warning.
+fn is_warning(severity: Option<Severity>) -> bool {
+    let harmless = [Severity::Notice, Severity::Debug, Severity::Info, Severity::Log];
+    severity.is_none_or(|severity| !harmless.contains(&severity))
+}
+
+fn tls_config(authorities: &std::path::Path) -> Result<rustls::ClientConfig, PostgresError> {
+    let wrong = |why: String| {
+        PostgresError::Options(format!(
+            "can't use the certificates in {}: {why}; name a PEM file of authorities",
+            authorities.display()
+        ))
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(authorities).map_err(|error| wrong(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("there are none in it".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

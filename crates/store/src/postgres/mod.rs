@@ -1,0 +1,40 @@
+//! The PostgreSQL store: one database that any number of processes share, directly or through
+//! PgBouncer in transaction mode.
+//!
+//! Reading order: [`options`] and `connect` for how it is reached, `readers`, `pool` and `session`
+//! for how connections are used, `database` for what the ports see of them, then [`statements`],
+//! `schema` and one module per port. Why it is so: docs/adr/ on the PostgreSQL store.
+
+mod codes;
+mod connect;
+mod create;
+mod database;
+mod domains;
+mod error;
+mod gather;
+mod idempotency;
+mod keys;
+mod links;
+mod list;
+mod meta;
+mod migrate;
+mod options;
+mod place;
+mod pool;
+mod readers;
+mod rollups;
+mod row;
+mod schema;
+mod session;
+pub mod statements;
+mod stats;
+mod store;
+mod types;
+mod url;
+
+pub use error::PostgresError;
+pub use migrate::{Migrated, migrate};
+pub use options::{ListBudget, PostgresOptions, Secret, TlsMode};
+pub use rollups::PostgresRollups;
+pub use stats::PostgresStats;
+pub use store::PostgresStore;

@@ -1,0 +1,12 @@
+//! Stores that need a server: the conformance suite, and what happens when the server misbehaves.
+//!
+//! One test per port, because each starts a server of its own: the facts of a port share it and
+//! have a database each.
+
+#![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
+
+mod conformance;
+mod faults;
+mod kit;
+mod login;
+mod schema;
