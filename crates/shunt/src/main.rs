@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod config;
 mod serve;
+mod stores;
 
 /// Several times faster than glibc's allocator with one arena per core, and gives memory back.
 #[global_allocator]

@@ -22,6 +22,7 @@ mod kill9;
 mod kit;
 mod limits;
 mod links;
+mod postgres;
 mod redirects;
 mod restart;
 mod seeing;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use shunt_store::postgres::PostgresError;
 use shunt_store::sqlite::OpenError;
 
 use crate::config::Problems;
@@ -74,6 +75,12 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
             OpenError::ReadOnly { .. } | OpenError::DiskFull { .. } | OpenError::Io { .. } => {
                 Code::Io
             }
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<PostgresError>() {
+        return Some(match error {
+            PostgresError::Options(_) => Code::Usage,
+            _ => Code::Unavailable,
         });
     }
     cause.downcast_ref::<io::Error>().map(|error| match error.kind() {

@@ -1,9 +1,9 @@
-//! `shunt migrate`: opening the store brings it to this version's schema.
+//! `shunt migrate`: brings the store to this version's schema.
 
 use serde_json::json;
 
 use crate::client::{ApiClient, Need};
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 
 use super::output;
 
@@ -15,6 +15,29 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
+    match &config.store.url {
+        StoreUrl::DataDir | StoreUrl::Sqlite(_) => by_opening(args, config),
+        StoreUrl::Postgres(options) => {
+            let options = config.store.migrate.as_ref().unwrap_or(options);
+            let place = format!("PostgreSQL at {}", options.address());
+            let done = crate::stores::migrate(options)?;
+            if args.json {
+                return output::json(
+                    &json!({ "store": place, "from": done.from, "to": done.to, "server": false }),
+                );
+            }
+            output::line(&match (done.from, done.to) {
+                (from, to) if from == to => {
+                    format!("the store in {place} has this version's schema ({to})")
+                }
+                (from, to) => format!("the store in {place} went from schema {from} to {to}"),
+            })
+        }
+    }
+}
+
+/// The embedded store has migrated whenever it is open.
+fn by_opening(args: &Args, config: &Config) -> anyhow::Result<()> {
     super::block_on(async {
         let client = ApiClient::open(config, Need::Existing).await?;
         // A server that runs has migrated when it opened the store.

@@ -6,7 +6,7 @@ use serde_json::json;
 use shunt_store::sqlite::{Progress as Step, SqliteStore};
 
 use crate::client::ApiClient;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 
 use super::exit::{Code, Failure};
 use super::output::{self, Progress};
@@ -31,6 +31,11 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     if !args.file.exists() {
         let text = format!("there is no backup {}; check the path", args.file.display());
         return Err(Failure::error(Code::NoInput, text));
+    }
+    if matches!(config.store.url, StoreUrl::Postgres(_)) {
+        let text = "a backup is of the embedded store; PostgreSQL has pg_restore, and rows of an \
+                    export come back with `shunt links import`";
+        return Err(Failure::error(Code::Usage, text));
     }
     let mut progress = Progress::new("pages", None);
     let mut tell = |step: Step| match step {

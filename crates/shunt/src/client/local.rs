@@ -25,8 +25,9 @@ use shunt_domain::ports::LedgerRow;
 use shunt_engine::codes::Allocator;
 use shunt_http::app::AppState;
 use shunt_http::client::{Client, Transport};
-use shunt_store::sqlite::{Progress, SqliteStore};
 use tokio::sync::mpsc;
+
+use crate::stores::Backend;
 
 /// Lines under way to a caller that reads slowly; progress beyond them is dropped.
 const LINES: usize = 16;
@@ -42,8 +43,8 @@ const MAX_WARM: usize = 10_000;
 pub(crate) struct LocalParts {
     /// The use cases.
     pub(crate) app: AppState,
-    /// The embedded store.
-    pub(crate) store: SqliteStore,
+    /// What the store does in its own way.
+    pub(crate) backend: Arc<dyn Backend>,
     /// The allocator of codes.
     pub(crate) allocator: Arc<Allocator>,
 }
@@ -75,6 +76,7 @@ async fn info(State(parts): State<LocalParts>) -> Json<Value> {
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "base_url": parts.app.settings.base_url,
+        "store": parts.backend.place(),
         "code_length": parts.allocator.length(),
     }))
 }
@@ -140,14 +142,9 @@ async fn backup(
         return Err((StatusCode::BAD_REQUEST, "`to` is no absolute path".to_owned()));
     }
     Ok(blocking(move |lines| {
-        let report = parts
-            .store
-            .backup(&request.to, &mut |progress| match progress {
-                Progress::Copying { done, total } => lines.progress(done, Some(total)),
-                Progress::Checking => lines.progress(0, None),
-            })
-            .map_err(|error| error.to_string())?;
-        Ok(json!({ "bytes": report.bytes, "links": report.links }))
+        let mut tell = |done, total| lines.progress(done, total);
+        let (bytes, links) = parts.backend.backup(&request.to, &mut tell)?;
+        Ok(json!({ "bytes": bytes, "links": links }))
     }))
 }
 
@@ -155,10 +152,7 @@ async fn diagnose(State(parts): State<LocalParts>) -> Response<Body> {
     let deadline = Deadline::after(Instant::now(), STEP);
     let ledger = parts.app.rollups.ledger(deadline).await;
     blocking(move |lines| {
-        let found = parts
-            .store
-            .diagnose(&mut |rows| lines.progress(rows, None))
-            .map_err(|error| error.to_string())?;
+        let found = parts.backend.diagnose(&mut |done, total| lines.progress(done, total))?;
         let ledger = match ledger {
             Ok(rows) => rows.iter().map(ledger_row).collect::<Vec<_>>().into(),
             Err(error) => json!({ "error": error.to_string() }),

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use shunt_engine::codes::{Alphabet, CodeSettings, SourceKind};
 use shunt_http::listener::proxies::Cidr;
+use shunt_store::postgres::PostgresOptions;
 
 pub use flags::{CommonFlags, ServeFlags};
 #[cfg(test)]
@@ -90,6 +91,10 @@ pub struct StoreConfig {
     pub mmap_bytes: u64,
     /// Connections that read.
     pub readers: usize,
+    /// Connections that write to a database on a server, each with one transaction under way.
+    pub writers: usize,
+    /// Where `migrate` connects to; `None` for where everything else does.
+    pub migrate: Option<Box<PostgresOptions>>,
 }
 
 /// When a commit counts as done.
@@ -274,7 +279,7 @@ impl Config {
     /// link commit.
     pub fn store_dir(&self) -> &Path {
         match &self.store.url {
-            StoreUrl::DataDir => &self.data_dir,
+            StoreUrl::DataDir | StoreUrl::Postgres(_) => &self.data_dir,
             StoreUrl::Sqlite(dir) => dir,
         }
     }

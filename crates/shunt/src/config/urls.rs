@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
+use shunt_store::postgres::PostgresOptions;
+
 /// Which store, and where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum StoreUrl {
     /// `links.db` in the data directory.
     #[default]
     DataDir,
     /// `links.db` in another directory, which is named here.
     Sqlite(PathBuf),
+    /// A PostgreSQL database, directly or through a pooler.
+    Postgres(Box<PostgresOptions>),
 }
 
 /// Which shared cache. This build knows none.
@@ -29,8 +33,9 @@ pub enum EventsUrl {
 }
 
 impl StoreUrl {
-    /// `sqlite:///absolute/directory/links.db`, or nothing for the data directory. The file's name
-    /// is fixed, because lock and roll-ups lie beside it under fixed names as well.
+    /// `sqlite:///absolute/directory/links.db`, or nothing for the data directory; the file's name
+    /// is fixed, because lock and roll-ups lie beside it under fixed names as well. Or
+    /// `postgres://user:password@host:port/database`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::DataDir);
@@ -40,12 +45,23 @@ impl StoreUrl {
             let right = "the file is called links.db; write sqlite:///absolute/path/links.db";
             return dir.map(|dir| Self::Sqlite(dir.into())).ok_or_else(|| right.to_owned());
         }
+        if let Some(options) = postgres(text) {
+            return options.map(|options| Self::Postgres(Box::new(options)));
+        }
         Err(not_here(
             text,
-            &["postgres", "postgresql", "shards+postgres", "dynamodb"],
-            "sqlite:///path/links.db",
+            &["shards+postgres", "dynamodb"],
+            "sqlite:///path/links.db or postgres://user:password@host:5432/database",
         ))
     }
+}
+
+/// A PostgreSQL address; `None` when it is another kind of address.
+pub(super) fn postgres(text: &str) -> Option<Result<PostgresOptions, String>> {
+    ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+        .then(|| PostgresOptions::from_url(text))
 }
 
 impl CacheUrl {

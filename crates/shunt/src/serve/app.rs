@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use shunt_domain::Deadline;
-use shunt_domain::ports::{Clock, MetaStore, NodeId, RollupStore};
+use shunt_domain::ports::Clock;
 use shunt_engine::auth::Auth;
 use shunt_engine::clock::SystemClock;
 use shunt_engine::codes::{Allocator, CodePorts};
@@ -14,9 +14,9 @@ use shunt_engine::idempotency::Idempotency;
 use shunt_engine::links::{LinkSettings, Links, Ports};
 use shunt_engine::resolve::{Options, Resolver};
 use shunt_http::app::{App, AppState, Settings};
-use shunt_store::sqlite::{DbOptions, Durability, SqliteOptions, SqliteRollups, SqliteStore};
 
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::stores::Stores;
 
 /// How long the small reads and writes at the start may take.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -41,16 +41,12 @@ pub enum OpenMode {
 pub struct Built {
     /// What the routers get.
     pub app: AppState,
-    /// The links store, for its figures and its own commands.
-    pub store: SqliteStore,
-    /// The roll-ups store, likewise.
-    pub rollups: SqliteRollups,
+    /// The stores.
+    pub stores: Stores,
     /// Where codes come from.
     pub allocator: Arc<Allocator>,
     /// Hosts of registered domains.
     pub domains: Arc<DomainMap>,
-    /// This data directory's number.
-    pub node: NodeId,
 }
 
 /// Opens the stores and wires the engine over them.
@@ -58,19 +54,22 @@ pub struct Built {
 /// # Errors
 /// What is in the way, with what to do.
 pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyhow::Result<Built> {
-    let (store, rollups) = open(config, mode)?;
+    let stores = Stores::open(config, mode).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let port = Arc::new(store.clone());
     let deadline = || Deadline::after(Instant::now(), START_PATIENCE);
 
-    let ports = CodePorts { meta: port.clone(), pool: port.clone(), leases: port.clone() };
+    let ports = CodePorts {
+        meta: Arc::clone(&stores.meta),
+        pool: Arc::clone(&stores.pool),
+        leases: Arc::clone(&stores.leases),
+    };
     let allocator = Allocator::open(config.code_settings(), ports, deadline())
         .await
         .context("prepare the code allocator")?;
     let allocator = Arc::new(allocator);
     let resolver = Resolver::new(
-        port.clone(),
-        port.clone(),
+        Arc::clone(&stores.reader),
+        Arc::clone(&stores.writer),
         Arc::clone(&clock),
         Options {
             l1_bytes: config.cache.l1_bytes,
@@ -83,15 +82,15 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
     let domains = Arc::new(DomainMap::default());
     let links = Links::new(
         Ports {
-            reader: port.clone(),
-            writer: port.clone(),
-            once: Some(port.clone()),
-            query: port.clone(),
-            domains: port.clone(),
+            reader: Arc::clone(&stores.reader),
+            writer: Arc::clone(&stores.writer),
+            once: stores.once.clone(),
+            query: Arc::clone(&stores.query),
+            domains: Arc::clone(&stores.domains),
             domain_map: Arc::clone(&domains),
             clock: Arc::clone(&clock),
         },
-        Idempotency::new(port.clone(), Arc::clone(&clock)),
+        Idempotency::new(Arc::clone(&stores.idempotency), Arc::clone(&clock)),
         allocator.clone(),
         resolver.clone(),
         LinkSettings {
@@ -101,13 +100,11 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
         },
     );
     links.load_domains(deadline()).await.context("read the registered domains")?;
-    let node = node_id(&store, deadline()).await?;
-    let rollup_port: Arc<dyn RollupStore> = Arc::new(rollups.clone());
     let app = Arc::new(App {
         links,
-        auth: Auth::new(port, Arc::clone(&clock)),
+        auth: Auth::new(Arc::clone(&stores.keys), Arc::clone(&clock)),
         resolver,
-        rollups: rollup_port,
+        rollups: Arc::clone(&stores.rollups),
         clock,
         settings: Settings {
             base_url: base_url.to_owned(),
@@ -116,35 +113,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
             request_timeout: config.timeouts.request,
         },
     });
-    Ok(Built { app, store, rollups, allocator, domains, node })
-}
-
-fn open(config: &Config, mode: OpenMode) -> anyhow::Result<(SqliteStore, SqliteRollups)> {
-    let db = DbOptions {
-        durability: match config.store.durability {
-            config::Durability::Full => Durability::Full,
-            config::Durability::Off => Durability::Off,
-        },
-        mmap_bytes: i64::try_from(config.store.mmap_bytes).unwrap_or(i64::MAX),
-        create: mode != OpenMode::Existing,
-        ..DbOptions::default()
-    };
-    let lock_wait = match mode {
-        OpenMode::Serve { wait } => wait,
-        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
-    };
-    let path = config.links_db();
-    let dir = path.parent().unwrap_or(&config.data_dir);
-    let options = SqliteOptions {
-        db: db.clone(),
-        readers: config.store.readers,
-        lock_wait,
-        ..SqliteOptions::default()
-    };
-    let store = SqliteStore::open(dir, options)?;
-    // Its own file, so that roll-ups never hold up a link commit. Its directory is locked by now.
-    let rollups = SqliteRollups::open(dir, DbOptions { create: true, ..db })?;
-    Ok((store, rollups))
+    Ok(Built { app, stores, allocator, domains })
 }
 
 /// Two random words for L1's keyed hash, new in each process.
@@ -159,25 +128,12 @@ fn hash_key() -> anyhow::Result<(u64, u64)> {
     Ok((low, high))
 }
 
-/// The data directory's number, made at the first start.
-async fn node_id(store: &SqliteStore, deadline: Deadline) -> anyhow::Result<NodeId> {
-    let mut fresh = [0; 8];
-    getrandom::fill(&mut fresh).context("get random numbers from the system")?;
-    let stored =
-        store.meta_or_insert("node_id", fresh.to_vec(), deadline).await.done().context(
-            "the store did not keep this node's number; look at the disk and start again",
-        )?;
-    let bytes = <[u8; 8]>::try_from(stored.as_slice())
-        .context("the store holds a damaged node number; run `shunt doctor`")?;
-    Ok(NodeId(u64::from_le_bytes(bytes)))
-}
-
 impl Built {
     /// The API and the pages.
     pub fn router(&self) -> axum::Router {
         let local = crate::client::local_router(crate::client::LocalParts {
             app: Arc::clone(&self.app),
-            store: self.store.clone(),
+            backend: Arc::clone(&self.stores.backend),
             allocator: Arc::clone(&self.allocator),
         });
         // Guarded by itself: on every way in but the socket it answers 404.
@@ -205,12 +161,9 @@ impl Built {
         if let Err(error) = self.allocator.shutdown(deadline).await {
             tracing::warn!(%error, "unused codes could not be given back; they are skipped");
         }
-        let (store, rollups) = (self.store, self.rollups);
-        // Both block while they finish their last commits.
-        let closing = tokio::task::spawn_blocking(move || {
-            rollups.close();
-            store.close();
-        });
+        let stores = self.stores;
+        // Blocks while the last commits are finished.
+        let closing = tokio::task::spawn_blocking(move || stores.backend.close());
         if closing.await.is_err() {
             tracing::error!("closing the store failed; the next start checks it");
         }

@@ -6,7 +6,6 @@ use anyhow::Context;
 use shunt_domain::ports::MetaStore;
 use shunt_domain::{Deadline, Outcome, Timestamp};
 use shunt_http::listener::core::{Shared, VisitorSecret};
-use shunt_store::sqlite::SqliteStore;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Started;
@@ -82,7 +81,7 @@ fn secret_is_old(started: &Started) -> bool {
 }
 
 async fn refresh(started: &Started) {
-    if let Err(error) = refresh_visitor_secret(&started.shared, &started.store).await {
+    if let Err(error) = refresh_visitor_secret(&started.shared, &*started.meta).await {
         // Yesterday's secret must not go on: no hashes at all until there is a new one.
         started.shared.visitor_secret.store(None);
         tracing::warn!(%error, "no visitor secret for today; visitors are not told apart");
@@ -95,7 +94,7 @@ async fn refresh(started: &Started) {
 /// If the store did not keep one.
 pub(super) async fn refresh_visitor_secret(
     shared: &Shared,
-    store: &SqliteStore,
+    store: &dyn MetaStore,
 ) -> anyhow::Result<()> {
     if !shared.options.hash_visitors {
         return Ok(());

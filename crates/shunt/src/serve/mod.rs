@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use shunt_clicks::{Pipeline, PipelineConfig};
 use shunt_domain::Deadline;
+use shunt_domain::ports::MetaStore;
 use shunt_http::listener::core::{ListenerOptions, Shared, VisitorSecret};
 use shunt_http::listener::guard::Deadlines;
 use shunt_http::listener::limits::ConnectionLimits;
@@ -108,7 +109,7 @@ struct Started {
     server: Server,
     pipeline: Arc<Pipeline>,
     shared: Arc<Shared>,
-    store: shunt_store::sqlite::SqliteStore,
+    meta: Arc<dyn MetaStore>,
     draining: Arc<AtomicBool>,
     certificates: Option<Arc<Certificates>>,
     addresses: sockets::Addresses,
@@ -126,15 +127,19 @@ fn start(
 ) -> anyhow::Result<Started> {
     let cores = config.core_count();
     let pipeline = Arc::new(
-        Pipeline::start(pipeline_config(config, cores), built.node, built.app.rollups.clone())
-            .context("start the click pipeline")?,
+        Pipeline::start(
+            pipeline_config(config, cores),
+            built.stores.node,
+            built.app.rollups.clone(),
+        )
+        .context("start the click pipeline")?,
     );
     pipeline.pause_worker(!config.clicks.worker);
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), crate::commit()));
     samples::register(&metrics, built, &pipeline);
 
     let shared = Arc::new(shared(config, runtime, built, &metrics));
-    runtime.block_on(background::refresh_visitor_secret(&shared, &built.store))?;
+    runtime.block_on(background::refresh_visitor_secret(&shared, &*built.stores.meta))?;
     metrics.add_source(samples::connections(&shared));
 
     // Built now, so that the first visitor who meets an error does not wait for the pages.
@@ -164,7 +169,7 @@ fn start(
         server,
         pipeline,
         shared,
-        store: built.store.clone(),
+        meta: Arc::clone(&built.stores.meta),
         draining,
         certificates,
         addresses,
@@ -255,7 +260,7 @@ fn stop(config: &Config, runtime: &Runtime, built: Built, started: Started) {
     let connections = started.shared.passing.take();
     // The cores are gone, and with them the recorders: the boot can be closed.
     drop(started.shared);
-    drop(started.store);
+    drop(started.meta);
     let report = started.pipeline.shutdown(Deadline::after(Instant::now(), CLICKS_PATIENCE));
     if !(report.closed && report.stored) {
         tracing::warn!("not all clicks could be stored; the next start does it");

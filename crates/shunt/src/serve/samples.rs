@@ -7,8 +7,6 @@ use shunt_clicks::{Pipeline, PipelineStats, SpoolState, WorkerState};
 use shunt_http::listener::core::Shared;
 use shunt_http::metrics::{Metrics, Sample};
 use shunt_http::ops::{Degraded, Probe};
-use shunt_store::histogram::Log2Histogram;
-use shunt_store::sqlite::SqliteStore;
 
 use super::Built;
 use crate::config::Config;
@@ -36,8 +34,8 @@ pub(super) fn register(metrics: &Metrics, built: &Built, pipeline: &Arc<Pipeline
             ),
         ]
     });
-    let store = built.store.clone();
-    metrics.add_source(move || store_samples(&store));
+    let backend = Arc::clone(&built.stores.backend);
+    metrics.add_source(move || backend.samples());
     let pipeline = Arc::downgrade(pipeline);
     metrics.add_source(move || {
         pipeline.upgrade().map(|pipeline| click_samples(&pipeline.stats())).unwrap_or_default()
@@ -51,76 +49,6 @@ pub(super) fn connections(shared: &Arc<Shared>) -> impl Fn() -> Vec<Sample> + Se
         let open = limits.open() as f64;
         vec![Sample::gauge("shunt_connections_open", "Connections open now", open)]
     }
-}
-
-fn store_samples(store: &SqliteStore) -> Vec<Sample> {
-    let (writer, reader) = (store.writer_stats(), store.reader_stats());
-    let files = store.file_sizes();
-    let mut samples = vec![
-        Sample::counter(
-            "shunt_store_commits",
-            "Groups committed, each with an fsync",
-            get(&writer.commits),
-        ),
-        Sample::counter(
-            "shunt_store_writes_acknowledged",
-            "Writes acknowledged as durable",
-            get(&writer.acknowledged),
-        ),
-        Sample::counter("shunt_store_writes_refused", "Writes refused", get(&writer.refused)),
-        Sample::counter(
-            "shunt_store_writes_unknown",
-            "Writes with an unknown outcome",
-            get(&writer.unknown),
-        ),
-        Sample::gauge(
-            "shunt_store_writes_queued",
-            "Writes waiting for a group",
-            get(&writer.queued) as f64,
-        ),
-        Sample::counter(
-            "shunt_store_checkpoints",
-            "Checkpoints of the log",
-            get(&writer.checkpoints),
-        ),
-        Sample::counter(
-            "shunt_store_reopened",
-            "Connections reopened after a failed commit",
-            get(&writer.reopened),
-        ),
-        Sample::counter("shunt_store_reads", "Reads done", get(&reader.done)),
-        Sample::counter(
-            "shunt_store_reads_expired",
-            "Reads whose deadline passed in the queue",
-            get(&reader.expired),
-        ),
-        Sample::gauge("shunt_store_reads_queued", "Reads waiting", get(&reader.queued) as f64),
-        Sample::gauge("shunt_store_bytes", "Bytes on disk", files.database as f64)
-            .with("file", "database"),
-        Sample::gauge("shunt_store_bytes", "Bytes on disk", files.log as f64).with("file", "log"),
-    ];
-    quantiles(&mut samples, "point", &reader.point_micros);
-    quantiles(&mut samples, "scan", &reader.scan_micros);
-    quantiles(&mut samples, "commit", &writer.group_micros);
-    samples
-}
-
-/// Count and sum of a latency: rate and mean over any time.
-fn quantiles(samples: &mut Vec<Sample>, operation: &'static str, histogram: &Log2Histogram) {
-    samples.push(
-        Sample::counter("shunt_store_operations", "Store operations timed", histogram.count())
-            .with("operation", operation),
-    );
-    samples.push(
-        Sample::counter(
-            "shunt_store_operation_microseconds",
-            "Time spent in store operations, in microseconds",
-            histogram.sum(),
-        )
-        .with("operation", operation),
-    );
-    // Families must stand together: sort by name, keeping the order of their first members.
-    samples.sort_by_key(|sample| sample.name);
 }
 
 fn click_samples(stats: &PipelineStats) -> Vec<Sample> {
@@ -188,7 +116,7 @@ fn click_samples(stats: &PipelineStats) -> Vec<Sample> {
 
 /// What `/readyz` names. Nothing here makes a node unready by itself: it serves what it has.
 pub(super) fn probe(built: &Built, pipeline: &Arc<Pipeline>, config: &Config) -> Probe {
-    let store = built.store.clone();
+    let backend = Arc::clone(&built.stores.backend);
     let pipeline = Arc::downgrade(pipeline);
     let worker_wanted = config.clicks.worker;
     Arc::new(move || {
@@ -214,14 +142,8 @@ pub(super) fn probe(built: &Built, pipeline: &Arc<Pipeline>, config: &Config) ->
                 _ => {}
             }
         }
-        let reopened = get(&store.writer_stats().reopened);
-        if reopened > 0 {
-            say(
-                "store",
-                format!(
-                    "{reopened} commits failed with an I/O error since the start; look at the disk and run `shunt doctor`"
-                ),
-            );
+        if let Some(what) = backend.degraded() {
+            say("store", what);
         }
         degraded
     })

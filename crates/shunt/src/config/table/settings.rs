@@ -7,6 +7,7 @@ use shunt_engine::codes::{Alphabet, AlphabetError};
 use super::super::parse::{
     Raw, address, base_url, boolean, count, duration, millis, number, path, schemes, size, word,
 };
+use super::super::urls::postgres;
 use super::super::{AllocatorKind, CacheUrl, Durability, EventsUrl, LogFormat, StoreUrl, parse};
 use super::{Flag, Setting};
 
@@ -102,8 +103,12 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         Flag::Common("store"),
         "",
         "URL",
-        "The links store: sqlite:///absolute/path/links.db. The file's name is \
-         fixed; clicks.db with the roll-ups lies beside it. Empty: in the data directory.",
+        "The links store. Empty: in the data directory. sqlite:///absolute/path/links.db: in \
+         another one; the file's name is fixed, clicks.db with the roll-ups lies beside it. \
+         postgres://user:password@host:5432/database: PostgreSQL, directly or through PgBouncer in \
+         transaction mode; with ?sslmode=verify-full&sslrootcert=/path/ca.pem it is encrypted; \
+         several hosts (host1:5432,host2:5432) are tried until one takes writes. Run `shunt \
+         migrate` once before the first start.",
         to!(store.url, |raw: &Raw| StoreUrl::parse(raw.text()?))
     ),
     setting!(
@@ -138,8 +143,43 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         "4",
         "number",
         "Threads that read the store, each with a connection. Too high: memory (about 1 MiB \
-         each). Too low: slow searches hold up the loading of links that are not in L1.",
+         each). Too low: slow searches hold up the loading of links that are not in L1. On a \
+         database server: connections that redirects share, each with many questions under way; 2 \
+         to 4 are enough.",
         to!(store.readers, |raw| count(raw, 1..=256))
+    ),
+    setting!(
+        "store.writers",
+        "SHUNT_STORE_WRITERS",
+        Flag::No,
+        "16",
+        "number",
+        "Connections that write to a database server, each with one transaction under way. Too \
+         high: the server's processes crowd each other, and PgBouncer's pool lets them wait. Too \
+         low: writes wait for each other. The embedded store has one writer whatever stands here.",
+        to!(store.writers, |raw| count(raw, 1..=1_000))
+    ),
+    setting!(
+        secret
+        "store.migrate",
+        "SHUNT_STORE_MIGRATE",
+        Flag::No,
+        "",
+        "URL",
+        "Where `shunt migrate` connects to: the database server's own address, past any pooler, \
+         and a user who may create tables. Empty: as store.url.",
+        |config, raw| {
+            let text = raw.text()?;
+            config.store.migrate = match postgres(text) {
+                Some(options) => Some(Box::new(options?)),
+                None if text.is_empty() => None,
+                None => {
+                    let right = "write postgres://user:password@host:5432/database";
+                    return Err(format!("this is no address of PostgreSQL; {right}"));
+                }
+            };
+            Ok(())
+        }
     ),
     setting!(
         secret

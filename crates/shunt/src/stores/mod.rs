@@ -1,0 +1,102 @@
+//! The stores: which adapters the settings name, opened, as one set of ports.
+//!
+//! Invariants:
+//! - here alone it is known which store runs; everything else sees ports and [`Backend`];
+//! - one process at a time has a data directory, whatever the store is: its lock is taken first.
+
+mod postgres;
+mod shared;
+mod sqlite;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shunt_domain::ports::{
+    CodePool, CreateOnce, DomainStore, IdempotencyStore, KeyStore, LinkQuery, LinkReader,
+    LinkWriter, MetaStore, NodeId, RangeLeases, RollupStore,
+};
+use shunt_http::metrics::Sample;
+
+use crate::config::{Config, StoreUrl};
+use crate::serve::OpenMode;
+
+pub(crate) use postgres::migrate;
+
+/// Every port of the configured store.
+pub struct Stores {
+    /// Reads one link.
+    pub reader: Arc<dyn LinkReader>,
+    /// Writes links.
+    pub writer: Arc<dyn LinkWriter>,
+    /// Makes a link and its idempotency row in one transaction, where the store can.
+    pub once: Option<Arc<dyn CreateOnce>>,
+    /// Lists and exports.
+    pub query: Arc<dyn LinkQuery>,
+    /// Numbers host names.
+    pub domains: Arc<dyn DomainStore>,
+    /// Idempotency rows.
+    pub idempotency: Arc<dyn IdempotencyStore>,
+    /// API keys.
+    pub keys: Arc<dyn KeyStore>,
+    /// Settings that belong to the data.
+    pub meta: Arc<dyn MetaStore>,
+    /// Pre-generated codes.
+    pub pool: Arc<dyn CodePool>,
+    /// Leases of counter values.
+    pub leases: Arc<dyn RangeLeases>,
+    /// Roll-ups of clicks.
+    pub rollups: Arc<dyn RollupStore>,
+    /// This data directory's number.
+    pub node: NodeId,
+    /// What is this kind of store's own.
+    pub backend: Arc<dyn Backend>,
+}
+
+/// How far a backup or a check is.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, Option<u64>);
+
+/// What a full check found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checked {
+    /// What is wrong, one line each.
+    pub(crate) problems: Vec<String>,
+    /// Rows looked at, tombstones included.
+    pub(crate) rows: u64,
+    /// Links among them.
+    pub(crate) links: u64,
+}
+
+/// What one kind of store does in its own way. All of it may block.
+pub trait Backend: Send + Sync {
+    /// Where the links are, for people; without secrets.
+    fn place(&self) -> String;
+    /// Figures for `/metrics`.
+    fn samples(&self) -> Vec<Sample>;
+    /// What does not work as it should, for `/readyz`.
+    fn degraded(&self) -> Option<String>;
+    /// Writes a backup to the new file `to`; answers its bytes and links.
+    ///
+    /// # Errors
+    /// What is in the way and what to do, in a line.
+    fn backup(&self, to: &Path, tell: Tell<'_>) -> Result<(u64, u64), String>;
+    /// Checks everything there is.
+    ///
+    /// # Errors
+    /// Why the check could not run.
+    fn diagnose(&self, tell: Tell<'_>) -> Result<Checked, String>;
+    /// Finishes what is under way and lets go of everything.
+    fn close(&self);
+}
+
+impl Stores {
+    /// Opens what the settings name. Blocks.
+    ///
+    /// # Errors
+    /// What is in the way, with what to do.
+    pub async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Self> {
+        match &config.store.url {
+            StoreUrl::DataDir | StoreUrl::Sqlite(_) => sqlite::open(config, mode).await,
+            StoreUrl::Postgres(options) => postgres::open(config, options, mode).await,
+        }
+    }
+}

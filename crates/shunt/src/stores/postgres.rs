@@ -1,0 +1,184 @@
+//! PostgreSQL, directly or through PgBouncer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shunt_http::metrics::Sample;
+use shunt_store::postgres::{
+    Migrated, PostgresError, PostgresOptions, PostgresRollups, PostgresStore,
+};
+use shunt_store::sqlite::DirLock;
+
+use super::shared::{latency, node_in_directory};
+use super::{Backend, Checked, Stores, Tell};
+use crate::config::Config;
+use crate::serve::OpenMode;
+
+/// How many of the store's connections roll-ups get: one batch at a time is written.
+const ROLLUP_WRITERS: usize = 2;
+
+pub(super) async fn open(
+    config: &Config,
+    options: &PostgresOptions,
+    mode: OpenMode,
+) -> anyhow::Result<Stores> {
+    let dir = config.data_dir.as_path();
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("make the data directory {}", dir.display()))?;
+    let wait = match mode {
+        OpenMode::Serve { wait } => wait,
+        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
+    };
+    let lock = DirLock::acquire(dir, wait)?;
+    let node = node_in_directory(dir)?;
+    let options = PostgresOptions {
+        node: node.0,
+        writers: config.store.writers,
+        max_overdue: options.max_overdue.min(config.store.writers),
+        ..options.clone()
+    };
+    let place = options.address();
+    let store = PostgresStore::open(options.clone())?;
+    let checking = store.clone();
+    tokio::task::spawn_blocking(move || checking.check())
+        .await
+        .context("look at the database")??;
+    let rollups = PostgresRollups::open(PostgresOptions {
+        writers: ROLLUP_WRITERS,
+        max_overdue: ROLLUP_WRITERS,
+        readers: 1,
+        scanners: 1,
+        ..options
+    })?;
+    let port = Arc::new(store.clone());
+    Ok(Stores {
+        reader: port.clone(),
+        writer: port.clone(),
+        once: Some(port.clone()),
+        query: port.clone(),
+        domains: port.clone(),
+        idempotency: port.clone(),
+        keys: port.clone(),
+        meta: port.clone(),
+        pool: port.clone(),
+        leases: port,
+        rollups: Arc::new(rollups.clone()),
+        node,
+        backend: Arc::new(Server { store, rollups, place, _lock: lock }),
+    })
+}
+
+/// Brings a database to this version's schema. Blocks.
+///
+/// # Errors
+/// What is in the way and what to do.
+pub(crate) fn migrate(options: &PostgresOptions) -> Result<Migrated, PostgresError> {
+    PostgresStore::migrate(options)
+}
+
+/// The PostgreSQL store's own.
+struct Server {
+    store: PostgresStore,
+    rollups: PostgresRollups,
+    place: String,
+    _lock: DirLock,
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Backend for Server {
+    fn place(&self) -> String {
+        format!("postgres at {}", self.place)
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        let stats = self.store.stats();
+        let mut samples = vec![
+            Sample::counter(
+                "shunt_store_connections_made",
+                "Connections made to the database",
+                get(&stats.connections),
+            ),
+            Sample::counter(
+                "shunt_store_connections_failed",
+                "Attempts to connect that failed",
+                get(&stats.failed_connections),
+            ),
+            Sample::counter(
+                "shunt_store_writes_acknowledged",
+                "Writes acknowledged as durable",
+                get(&stats.done),
+            ),
+            Sample::counter("shunt_store_writes_refused", "Writes refused", get(&stats.refused)),
+            Sample::counter(
+                "shunt_store_writes_unknown",
+                "Writes with an unknown outcome",
+                get(&stats.unknown),
+            ),
+            Sample::counter(
+                "shunt_store_writes_repeated",
+                "Transactions run again after a deadlock or a lost connection",
+                get(&stats.repeated),
+            ),
+            Sample::counter(
+                "shunt_store_commits_warned",
+                "Commits reported with a warning, which count as unknown",
+                get(&stats.warned),
+            ),
+            Sample::counter(
+                "shunt_store_writes_failed_fast",
+                "Writes refused at once because too many were overdue",
+                get(&stats.failed_fast),
+            ),
+            Sample::gauge(
+                "shunt_store_writes_overdue",
+                "Writes past their deadline and still under way",
+                self.store.overdue() as f64,
+            ),
+            Sample::counter("shunt_store_reads", "Reads done", get(&stats.reads)),
+            Sample::counter(
+                "shunt_store_reads_failed",
+                "Reads that failed or came too late",
+                get(&stats.failed_reads),
+            ),
+            Sample::counter(
+                "shunt_store_connections_stalled",
+                "Shared connections replaced because nothing was answered on them",
+                get(&stats.stalled),
+            ),
+        ];
+        latency(&mut samples, "write", &stats.write_micros);
+        samples
+    }
+
+    fn degraded(&self) -> Option<String> {
+        let overdue = self.store.overdue();
+        (overdue > 0).then(|| {
+            format!(
+                "{overdue} writes are past their deadline and still under way; does a standby that \
+                 commits wait for answer?"
+            )
+        })
+    }
+
+    fn backup(&self, _: &Path, _: Tell<'_>) -> Result<(u64, u64), String> {
+        Err("a PostgreSQL store is backed up with PostgreSQL's own tools (pg_dump, pg_basebackup); \
+             `shunt links export` writes the links as rows"
+            .to_owned())
+    }
+
+    fn diagnose(&self, _: Tell<'_>) -> Result<Checked, String> {
+        self.store.check().map_err(|error| error.to_string())?;
+        Ok(Checked::default())
+    }
+
+    fn close(&self) {
+        self.rollups.close();
+        self.store.close();
+    }
+}
