@@ -49,6 +49,7 @@ pub(super) enum Flag {
 }
 
 /// One setting.
+#[derive(Clone, Copy)]
 pub(super) struct Setting {
     /// Its key in the file: `name` or `section.name`.
     pub(super) key: &'static str,

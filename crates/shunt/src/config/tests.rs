@@ -97,7 +97,7 @@ fn all_problems_are_listed_at_once_with_their_places() {
                 [cache]\n\
                 negative_ttl = '2s'\n\
                 l1_bytes = { a = 1 }\n";
-    let environment = [("SHUNT_TIMEOUTS_IDLE", "soon"), ("SHUNT_STORE", "postgres://me:geheim@db")];
+    let environment = [("SHUNT_TIMEOUTS_IDLE", "soon"), ("SHUNT_STORE", "mysql://me:geheim@db")];
     let all = problems(file, &environment, &["--backlog", "0", "--set", "links.imutable=true"]);
     let expect = |place: &str, words: &str| {
         let found = all.iter().any(|problem| problem.contains(place) && problem.contains(words));
@@ -111,7 +111,7 @@ fn all_problems_are_listed_at_once_with_their_places() {
     expect("shunt.toml:9: cache.negative_ttl", "2s is not between 0s and 1s");
     expect("shunt.toml:10: cache.l1_bytes", "no value for a setting");
     expect("SHUNT_TIMEOUTS_IDLE: timeouts.idle", "with its unit");
-    expect("SHUNT_STORE: store.url", "not in this build");
+    expect("SHUNT_STORE: store.url", "no address shunt knows");
     expect("--backlog: backlog", "0 is not between 1 and 65535");
     expect("--set: links.imutable", "did you mean links.immutable?");
     assert_eq!(all.len(), 11, "{all:#?}");

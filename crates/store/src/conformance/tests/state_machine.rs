@@ -20,12 +20,12 @@ proptest! {
 
     #[test]
     fn sqlite_answers_as_the_model_does(ops in vec(an_op(), 1..120)) {
-        sound(same_answers(model(), sqlite(), ops));
+        sound(&same_answers(model(), sqlite(), ops));
     }
 
     #[test]
     fn sqlite_with_short_pages_answers_as_the_model_does(ops in vec(an_op(), 1..60)) {
-        sound(same_answers(model(), hasty_sqlite(), ops));
+        sound(&same_answers(model(), hasty_sqlite(), ops));
     }
 }
 

@@ -1,0 +1,149 @@
+//! Stores, caches, events.
+
+use std::time::Duration;
+
+use super::super::super::parse::{Raw, count, duration, size, word};
+use super::super::super::urls::postgres;
+use super::super::super::{CacheUrl, Durability, EventsUrl, StoreUrl};
+use super::super::{Flag, Setting};
+use super::{DAY, KIB, SECOND, TIB};
+
+/// See the module.
+pub(super) const PART: &[Setting] = &[
+    setting!(
+        secret
+        "store.url",
+        "SHUNT_STORE",
+        Flag::Common("store"),
+        "",
+        "URL",
+        "The links store. Empty: in the data directory. sqlite:///absolute/path/links.db: in \
+         another one; the file's name is fixed, clicks.db with the roll-ups lies beside it. \
+         postgres://user:password@host:5432/database: PostgreSQL, directly or through PgBouncer in \
+         transaction mode; with ?sslmode=verify-full&sslrootcert=/path/ca.pem it is encrypted; \
+         several hosts (host1:5432,host2:5432) are tried until one takes writes. Run `shunt \
+         migrate` once before the first start.",
+        to!(store.url, |raw: &Raw| StoreUrl::parse(raw.text()?))
+    ),
+    setting!(
+        "store.durability",
+        "SHUNT_STORE_DURABILITY",
+        Flag::No,
+        "full",
+        "full or off",
+        "When a write counts as done. full: when it is on the disk, so an acknowledged link \
+         survives a power cut. off: when the operating system has it; for measurements only, \
+         because a power cut loses or damages links.",
+        to!(store.durability, |raw| word(
+            raw,
+            &[("full", Durability::Full), ("off", Durability::Off)]
+        ))
+    ),
+    setting!(
+        "store.mmap_bytes",
+        "SHUNT_STORE_MMAP_BYTES",
+        Flag::No,
+        "4GiB",
+        "size",
+        "How much of links.db is mapped into memory, by each reader. Too high: the process looks \
+         larger than it is, the pages belong to the page cache. Too low: reads of links that are \
+         not in L1 cost a system call each. 0 maps nothing.",
+        to!(store.mmap_bytes, |raw| size(raw, 0..=TIB))
+    ),
+    setting!(
+        "store.readers",
+        "SHUNT_STORE_READERS",
+        Flag::No,
+        "4",
+        "number",
+        "Threads that read the store, each with a connection. Too high: memory (about 1 MiB \
+         each). Too low: slow searches hold up the loading of links that are not in L1. On a \
+         database server: connections that redirects share, each with many questions under way; 2 \
+         to 4 are enough.",
+        to!(store.readers, |raw| count(raw, 1..=256))
+    ),
+    setting!(
+        "store.writers",
+        "SHUNT_STORE_WRITERS",
+        Flag::No,
+        "16",
+        "number",
+        "Connections that write to a database server, each with one transaction under way. Too \
+         high: the server's processes crowd each other, and PgBouncer's pool lets them wait. Too \
+         low: writes wait for each other. The embedded store has one writer whatever stands here.",
+        to!(store.writers, |raw| count(raw, 1..=1_000))
+    ),
+    setting!(
+        secret
+        "store.migrate",
+        "SHUNT_STORE_MIGRATE",
+        Flag::No,
+        "",
+        "URL",
+        "Where `shunt migrate` connects to: the database server's own address, past any pooler, \
+         and a user who may create tables. Empty: as store.url.",
+        |config, raw| {
+            let text = raw.text()?;
+            config.store.migrate = match postgres(text) {
+                Some(options) => Some(Box::new(options?)),
+                None if text.is_empty() => None,
+                None => {
+                    let right = "write postgres://user:password@host:5432/database";
+                    return Err(format!("this is no address of PostgreSQL; {right}"));
+                }
+            };
+            Ok(())
+        }
+    ),
+    setting!(
+        secret
+        "cache.url",
+        "SHUNT_CACHE",
+        Flag::Serve("cache"),
+        "none",
+        "URL or none",
+        "The cache shared by several nodes. This build has none.",
+        to!(cache.url, |raw: &Raw| CacheUrl::parse(raw.text()?))
+    ),
+    setting!(
+        "cache.l1_bytes",
+        "SHUNT_CACHE_L1_BYTES",
+        Flag::No,
+        "128MiB",
+        "size",
+        "The bound of the cache in this process; a link takes about 110 bytes and its target. Too \
+         high: memory. Too low: more redirects have to ask the store.",
+        to!(cache.l1_bytes, |raw| size(raw, (64 * KIB)..=TIB))
+    ),
+    setting!(
+        "cache.max_stale",
+        "SHUNT_CACHE_MAX_STALE",
+        Flag::No,
+        "24h",
+        "duration",
+        "How long a cached link goes on being served while the store does not answer at all. Too \
+         high: a link taken down elsewhere is served longer in an outage. Too low: an outage of \
+         the store becomes one of the redirects.",
+        to!(cache.max_stale, |raw| duration(raw, Duration::ZERO..=(DAY * 30)))
+    ),
+    setting!(
+        "cache.negative_ttl",
+        "SHUNT_CACHE_NEGATIVE_TTL",
+        Flag::No,
+        "1s",
+        "duration",
+        "How long \"there is no such link\" is repeated without asking the store; at most 1s. Too \
+         low: scans for codes reach the store.",
+        to!(cache.negative_ttl, |raw| duration(raw, Duration::ZERO..=SECOND))
+    ),
+    setting!(
+        secret
+        "events.url",
+        "SHUNT_EVENTS",
+        Flag::Serve("events"),
+        "local",
+        "URL or local",
+        "Where click events go. local: into the spool on this machine's disk.",
+        to!(events, |raw: &Raw| EventsUrl::parse(raw.text()?))
+    ),
+];
