@@ -71,7 +71,7 @@ fn two_nodes_share_a_database_behind_pgbouncer() {
     // Of several fresh nodes the latest one's link counts.
     let admin = kit::admin(&second);
     let stats =
-        Request::get("/api/v1/links/one/stats").header("Authorization", &format!("Bearer {admin}"));
+        Request::get("/api/v1/links/one/stats").header("Authorization", format!("Bearer {admin}"));
     until(SOON, "both nodes' clicks", || {
         let answer = second.ask(&stats).unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
