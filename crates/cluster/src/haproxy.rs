@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -35,11 +35,22 @@ impl Haproxy {
     /// # Errors
     /// When HAProxy is not installed, there is no node, or it does not start; with what it said.
     pub fn start(nodes: &[SocketAddr]) -> Result<Self> {
+        Self::begin(Place::new("haproxy")?, nodes)
+    }
+
+    /// As [`Self::start`], in a directory that is kept.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or when the directory is in use.
+    pub fn start_at(directory: &Path, nodes: &[SocketAddr]) -> Result<Self> {
+        Self::begin(Place::keep(directory)?, nodes)
+    }
+
+    fn begin(place: Place, nodes: &[SocketAddr]) -> Result<Self> {
         if nodes.is_empty() {
             bail!("a HAProxy needs a node");
         }
-        let place = Place::new("haproxy")?;
-        let port = Port::lease()?;
+        let port = place.port("haproxy")?;
         let mut proxy = Self { port, nodes: nodes.len(), process: None, place };
         let server = |(at, node): (usize, &SocketAddr)| (format!("node{}", at + 1), *node);
         let named = || nodes.iter().enumerate().map(server);

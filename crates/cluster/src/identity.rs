@@ -5,7 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::process::Spec;
 use crate::wait;
@@ -34,6 +34,11 @@ impl Owner {
             }
         }
         Err(anyhow!("there is no user postgres (Debian package postgresql) and no user nobody"))
+    }
+
+    /// Whether it is not this process's own user.
+    pub const fn is_other(&self) -> bool {
+        self.other.is_some()
     }
 
     /// Words for [`Spec::wrap`] that run a program as this user. `signal` (`QUIT`) is what the
@@ -78,14 +83,30 @@ fn look_up(name: &str) -> Result<Option<(u32, u32)>> {
     }
 }
 
-/// The password of every server that this process starts, made anew for each process. One for all,
-/// because a pooler knows one password per user however many databases are behind it. Letters and
-/// digits only, so it needs no quoting in any file or URL.
+static PASSWORD: OnceLock<String> = OnceLock::new();
+
+/// Sets the password of every server that this process starts: that of servers whose files are
+/// there from an earlier process.
+///
+/// # Errors
+/// When another one is in use already, or it is not made of letters and digits.
+pub fn set_password(password: &str) -> Result<()> {
+    if password.is_empty() || !password.chars().all(|c| c.is_ascii_alphanumeric()) {
+        bail!("a password of letters and digits is needed");
+    }
+    if PASSWORD.get_or_init(|| password.to_owned()) != password {
+        bail!("servers with another password run already");
+    }
+    Ok(())
+}
+
+/// The password of every server that this process starts, made anew for each process unless it was
+/// set. One for all, because a pooler knows one password per user however many databases are behind
+/// it. Letters and digits only, so it needs no quoting in any file or URL.
 ///
 /// # Errors
 /// When the kernel gives no random number.
 pub fn password() -> Result<&'static str> {
-    static PASSWORD: OnceLock<String> = OnceLock::new();
     if let Some(password) = PASSWORD.get() {
         return Ok(password);
     }
@@ -122,5 +143,8 @@ mod tests {
         assert_eq!(first.len(), 32);
         assert!(first.chars().all(|c| c.is_ascii_alphanumeric()));
         assert_eq!(first, password().unwrap());
+        set_password(first).unwrap();
+        assert!(set_password("another").is_err());
+        assert!(set_password("it's").is_err());
     }
 }

@@ -31,12 +31,20 @@ struct Database {
 /// A PgBouncer to be.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    at: Option<PathBuf>,
     databases: Vec<Database>,
     users: Vec<(String, String)>,
     settings: Vec<(String, String)>,
 }
 
 impl Setup {
+    /// Uses this directory, which is kept.
+    #[must_use]
+    pub fn at(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.at = Some(directory.into());
+        self
+    }
+
     /// Passes on the database `name` of `server`.
     #[must_use]
     pub fn database(self, name: &str, server: &Config) -> Self {
@@ -75,10 +83,10 @@ impl Setup {
         let Some(first) = self.databases.first() else {
             bail!("a PgBouncer needs a database");
         };
-        let place = Place::new("pgbouncer")?;
+        let place = Place::of(self.at.as_deref(), "pgbouncer")?;
         let owner = Owner::of_servers()?;
         owner.give(place.path())?;
-        let port = Port::lease()?;
+        let port = place.port("pgbouncer")?;
         let config = Config::new(port.address(), &first.server.user, &first.server.password);
         let mut pooler = PgBouncer { setup: self, owner, config, port, process: None, place };
         pooler.write()?;
@@ -191,6 +199,12 @@ impl PgBouncer {
     /// When it is not known or PgBouncer does not answer.
     pub fn console(&self, command: &str) -> Result<String> {
         self.config.psql(CONSOLE, command)
+    }
+
+    /// Where the clients of a database are sent.
+    pub fn target(&self, name: &str) -> Option<&Config> {
+        let mut databases = self.setup.databases.iter();
+        databases.find(|database| database.name == name).map(|database| &database.server)
     }
 
     /// Sends the clients of a database to another server from now on: its name there stays, and

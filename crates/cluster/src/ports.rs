@@ -3,11 +3,12 @@
 //! Asking the kernel for port 0 and closing it again is a race, and shunt listens with
 //! `SO_REUSEPORT`, so two servers of two tests that were given the same port would share it
 //! without a word. So a port is leased: an exclusive lock on a file named after it, held by the
-//! lease and let go by the kernel when the process ends.
+//! lease and let go by the kernel when the process ends. The files are a user's own: nobody shares
+//! a port with another user's server.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -38,23 +39,37 @@ impl Port {
         for _ in 0..COUNT {
             let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
             let number = FIRST + (start + step) % COUNT;
-            let path = directory.join(number.to_string());
-            let lock = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .with_context(|| format!("open the port lock {}", path.display()))?;
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-                continue;
-            }
-            // Somebody who takes no leases may have it. std sets SO_REUSEADDR only, so this fails
-            // on any listener, SO_REUSEPORT ones included.
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self { number, _lock: lock });
+            if let Some(port) = Self::if_free(&directory, number)? {
+                return Ok(port);
             }
         }
         bail!("no free port between {FIRST} and {}", FIRST + COUNT - 1)
+    }
+
+    /// Leases this very port.
+    ///
+    /// # Errors
+    /// As [`Self::lease`], or when it is not free.
+    pub fn take(number: u16) -> Result<Self> {
+        let port = Self::if_free(&lock_directory()?, number)?;
+        port.with_context(|| format!("port {number} is taken by another program"))
+    }
+
+    fn if_free(directory: &Path, number: u16) -> Result<Option<Self>> {
+        let path = directory.join(number.to_string());
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("open the port lock {}", path.display()))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Somebody who takes no leases may have it. std sets SO_REUSEADDR only, so this fails on
+        // any listener, SO_REUSEPORT ones included.
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok();
+        Ok(free.then_some(Self { number, _lock: lock }))
     }
 
     /// The port's number.
@@ -69,7 +84,8 @@ impl Port {
 }
 
 fn lock_directory() -> Result<PathBuf> {
-    let path = std::env::temp_dir().join("shunt-test-ports");
+    let user = rustix::process::geteuid().as_raw();
+    let path = std::env::temp_dir().join(format!("shunt-ports-{user}"));
     std::fs::create_dir_all(&path)
         .with_context(|| format!("make the directory for port locks {}", path.display()))?;
     Ok(path)

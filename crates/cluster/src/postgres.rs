@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-pub use client::Config;
-use client::programs;
+pub use client::{Config, programs, version};
 
 use crate::identity::{Owner, password};
-use crate::place::Place;
+use crate::place::{Place, remove};
 use crate::ports::Port;
 use crate::process::{Process, Signal, Spec};
 use crate::tree::{self, Frozen};
@@ -36,6 +35,8 @@ const MAX_CONNECTIONS: u32 = 300;
 /// How a cluster is to be made.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    name: String,
+    at: Option<PathBuf>,
     durable: bool,
     settings: Vec<(String, String)>,
     rules: Vec<String>,
@@ -43,6 +44,20 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Calls it something else than `primary`; see [`Postgres::name`].
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Uses this directory, which is kept, and what is in it from an earlier process.
+    #[must_use]
+    pub fn at(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.at = Some(directory.into());
+        self
+    }
+
     /// Without fsync: faster, and still safe when the server is killed, for what it has written is
     /// the kernel's. Not for measurements and not for tests that count fsyncs.
     #[must_use]
@@ -72,15 +87,30 @@ impl Setup {
         self
     }
 
-    /// Makes the cluster and starts it.
+    /// Makes the cluster, unless it is there, and starts it.
     ///
     /// # Errors
     /// When PostgreSQL is not installed, or does not start; with what it said.
     pub fn start(self) -> Result<Postgres> {
-        let mut server = Postgres::unborn("primary".to_owned(), self.durable)?;
-        server.initdb(&self)?;
+        let mut server = self.reserve()?;
+        server.make()?;
         server.launch()?;
         Ok(server)
+    }
+
+    /// A server with a place and a port, that was not started and has no data unless it was given
+    /// a directory that holds some: to be made and restarted, or to follow another one.
+    ///
+    /// # Errors
+    /// When there is no port or no place.
+    pub fn reserve(self) -> Result<Postgres> {
+        let place = Place::of(self.at.as_deref(), "postgres")?;
+        let owner = Owner::of_servers()?;
+        owner.give(place.path())?;
+        let port = place.port("postgres")?;
+        let config = Config::new(port.address(), "postgres", password()?);
+        let name = self.name.clone();
+        Ok(Postgres { owner, config, name, setup: self, port, process: None, frozen: None, place })
     }
 
     fn parameters(&self) -> String {
@@ -103,6 +133,18 @@ impl Setup {
     }
 }
 
+/// What a server's data say of its past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Whether there are data.
+    pub born: bool,
+    /// How often somebody was promoted before or now, from 1: of two primaries that have the same
+    /// origin the higher one is the true one.
+    pub timeline: u32,
+    /// Whether it is a standby, and the port of the server that it streams from, if it says so.
+    pub follows: Option<Option<u16>>,
+}
+
 /// A running (or stopped, or killed) server with its data.
 ///
 /// Its superuser is `postgres`, its databases are UTF-8 and sort by code point.
@@ -111,7 +153,7 @@ pub struct Postgres {
     owner: Owner,
     config: Config,
     name: String,
-    durable: bool,
+    setup: Setup,
     port: Port,
     process: Option<Process>,
     frozen: Option<Frozen>,
@@ -128,21 +170,27 @@ impl Postgres {
     }
 
     /// A server to be, durable unless said otherwise.
-    pub const fn setup() -> Setup {
-        Setup { durable: true, settings: Vec::new(), rules: Vec::new(), files: Vec::new() }
+    pub fn setup() -> Setup {
+        Setup {
+            name: "primary".to_owned(),
+            at: None,
+            durable: true,
+            settings: Vec::new(),
+            rules: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
-    fn unborn(name: String, durable: bool) -> Result<Self> {
-        let place = Place::new("postgres")?;
-        let owner = Owner::of_servers()?;
-        owner.give(place.path())?;
-        let port = Port::lease()?;
-        let config = Config::new(port.address(), "postgres", password()?);
-        Ok(Self { owner, config, name, durable, port, process: None, frozen: None, place })
+    /// Makes its data, unless they are there: a primary's.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or they can't be made.
+    pub fn make(&self) -> Result<()> {
+        self.place.make_once("data", || self.initdb())
     }
 
-    fn initdb(&self, setup: &Setup) -> Result<()> {
-        let data = self.data();
+    fn initdb(&self) -> Result<()> {
+        let (data, setup) = (self.data(), &self.setup);
         let secret = self.place.path().join("password");
         self.write(&secret, self.config.password.as_bytes())?;
         let spec = Spec::new("initdb", programs()?.join("initdb"))
@@ -204,9 +252,9 @@ impl Postgres {
         self.config.url(database)
     }
 
-    /// `primary`, or a standby's name: its slot on the primary, its `application_name` in
-    /// `pg_stat_replication`, and what `synchronous_standby_names` calls it. No two standbys of
-    /// one process share one.
+    /// `primary` unless said otherwise, or a standby's name: its slot on the primary, its
+    /// `application_name` in `pg_stat_replication`, and what `synchronous_standby_names` calls it.
+    /// No two standbys of one process share one unless they were given it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -274,47 +322,74 @@ impl Postgres {
     /// # Errors
     /// When the base backup fails or the standby does not stream.
     pub fn standby(&self) -> Result<Self> {
-        let mut standby = Self::unborn(standby_name(), self.durable)?;
-        standby.copy(self)?;
-        standby.stream()?;
+        let mut standby =
+            Setup { at: None, ..self.setup.clone() }.name(&standby_name()).reserve()?;
+        standby.follow(self)?;
         Ok(standby)
     }
 
+    /// What its data make of it, whether it runs or not.
+    pub fn history(&self) -> History {
+        let data = self.data();
+        let wal = fs::read_dir(data.join("pg_wal")).into_iter().flatten().flatten();
+        // One file for each timeline after the first, named after it.
+        let timelines = wal.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            u32::from_str_radix(name.strip_suffix(".history")?, 16).ok()
+        });
+        // The last value counts.
+        let settings = fs::read_to_string(data.join("postgresql.auto.conf")).unwrap_or_default();
+        let source = settings.lines().rfind(|line| line.starts_with("primary_conninfo"));
+        let port = source.and_then(|line| line.split_once(" port="));
+        let port = port.and_then(|(_, rest)| rest.split([' ', '\'']).next()?.parse().ok());
+        History {
+            born: data.join("PG_VERSION").exists(),
+            timeline: timelines.max().unwrap_or(1),
+            follows: if data.join("standby.signal").exists() { Some(port) } else { None },
+        }
+    }
+
     /// Makes this server, whatever it was and did, a standby of `primary`: its data is thrown
-    /// away. It keeps its port and gets a new name. What a primary that was killed and replaced
-    /// comes back as.
+    /// away. It keeps its port and its name. What a primary that was killed and replaced comes
+    /// back as.
     ///
     /// # Errors
     /// As [`Self::standby`].
     pub fn follow(&mut self, primary: &Self) -> Result<()> {
         self.kill()?;
         self.free_memory();
-        fs::remove_dir_all(self.data()).context("throw the old data away")?;
-        self.name = standby_name();
-        self.copy(primary)?;
-        self.stream()
+        remove(&self.data())?;
+        self.place.make_once("data", || self.copy(primary))?;
+        self.launch()?;
+        self.wait_streaming(wait::PATIENCE)
     }
 
     fn copy(&self, primary: &Self) -> Result<()> {
-        let mut spec = primary
+        // Its slot of an earlier life; the server may not have noticed yet that this has ended.
+        let name = literal(&self.name);
+        let left = format!("FROM pg_replication_slots WHERE slot_name = {name}");
+        wait::until(wait::PATIENCE, "the old slot to be free", || {
+            primary.psql(&format!("SELECT pg_drop_replication_slot(slot_name) {left}")).ok()
+        })?;
+        let spec = primary
             .config
             .client("pg_basebackup")?
             .wrap(self.owner.wrapper("KILL"))
             .arg("-D")
             .arg(self.data())
             .args(["-R", "-X", "stream", "-C", "-S", &self.name])
-            // Not spread over minutes.
-            .args(["-c", "fast"]);
-        if !self.durable {
-            spec = spec.arg("--no-sync");
-        }
+            // Not spread over minutes; and as with initdb, the machine won't lose its power.
+            .args(["-c", "fast", "--no-sync"]);
         let finished = spec.run(self.place.path(), STATEMENT)?;
         finished.ok().map(|_| ()).context("copy the primary for a standby")
     }
 
-    fn stream(&mut self) -> Result<()> {
-        self.launch()?;
-        let streams = wait::until(wait::PATIENCE, "the standby to stream", || {
+    /// Waits until this server, a standby, streams, for at most `bound`.
+    ///
+    /// # Errors
+    /// When it does not; with its log.
+    pub fn wait_streaming(&self, bound: Duration) -> Result<()> {
+        let streams = wait::until(bound, "the standby to stream", || {
             let status = self.psql("SELECT status FROM pg_stat_wal_receiver").ok()?;
             (status == "streaming").then_some(())
         });

@@ -5,6 +5,7 @@ mod resp;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
@@ -31,10 +32,19 @@ const EMPTY: &str = "local cursor, count = '0', 0 \
 /// A Redis or a Redis Cluster to be.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    at: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
 
 impl Setup {
+    /// Uses this directory, which is kept, and the data in it from an earlier process. A cluster's
+    /// nodes have directories `nodes/1` to `nodes/6` in it.
+    #[must_use]
+    pub fn at(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.at = Some(directory.into());
+        self
+    }
+
     /// Overrides a setting of the file that ships (`cluster-node-timeout`, `maxmemory`, …), on
     /// every node.
     #[must_use]
@@ -48,11 +58,11 @@ impl Setup {
     /// # Errors
     /// When Redis is not installed or does not start; with what it said.
     pub fn start(&self) -> Result<Redis> {
-        Redis::launched(self, None)
+        Redis::launched(self, Place::of(self.at.as_deref(), "redis")?, false)
     }
 
-    /// Starts six nodes and joins them into a cluster of three masters with a replica each;
-    /// answered when all slots are served and every replica is linked to its master.
+    /// Starts six nodes and joins them, unless they were before, into a cluster of three masters
+    /// with a replica each; answered when all slots are served and every replica is linked to its master.
     ///
     /// # Errors
     /// As [`Self::start`], or when the nodes don't join.
@@ -87,9 +97,9 @@ impl Redis {
         Setup::default()
     }
 
-    fn launched(setup: &Setup, bus: Option<Port>) -> Result<Self> {
-        let place = Place::new("redis")?;
-        let port = Port::lease()?;
+    fn launched(setup: &Setup, place: Place, in_cluster: bool) -> Result<Self> {
+        let port = place.port("redis")?;
+        let bus = if in_cluster { Some(place.port("bus")?) } else { None };
         let password = password()?;
         let number = port.number();
         let cluster = bus.as_ref().map_or_else(String::new, |bus| {
@@ -169,6 +179,15 @@ impl Redis {
     /// When the server does not answer or has no such value.
     pub fn info(&self, name: &str) -> Result<String> {
         let reply = self.ask(&["INFO", "everything"])?;
+        value_of(reply.text().unwrap_or_default(), name).with_context(|| format!("no {name}"))
+    }
+
+    /// One value of `CLUSTER INFO`, `cluster_state` for one.
+    ///
+    /// # Errors
+    /// When the server does not answer or has no such value.
+    pub fn cluster_info(&self, name: &str) -> Result<String> {
+        let reply = self.ask(&["CLUSTER", "INFO"])?;
         value_of(reply.text().unwrap_or_default(), name).with_context(|| format!("no {name}"))
     }
 

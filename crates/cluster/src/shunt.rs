@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::http::{self, Address, Connection, Request, Response};
+use crate::place::Place;
 use crate::ports::Port;
 use crate::process::{Finished, Process, Spec};
 use crate::wait;
@@ -38,7 +39,8 @@ pub fn binary() -> Result<PathBuf> {
 /// A server: its files, its ports, and its process while it runs.
 #[derive(Debug)]
 pub struct Shunt {
-    logs: tempfile::TempDir,
+    place: Place,
+    binary: PathBuf,
     data: PathBuf,
     port: Port,
     ops: Port,
@@ -54,13 +56,26 @@ impl Shunt {
     /// # Errors
     /// When there is no port or no place.
     pub fn new() -> Result<Self> {
+        Self::of(Place::new("node")?, binary()?)
+    }
+
+    /// A server of this program that has not been started, in a directory that is kept, with the
+    /// ports and the data in it from an earlier process.
+    ///
+    /// # Errors
+    /// When the directory is in use or one of the ports is.
+    pub fn at(directory: &Path, binary: &Path) -> Result<Self> {
+        Self::of(Place::keep(directory)?, binary.to_owned())
+    }
+
+    fn of(place: Place, binary: PathBuf) -> Result<Self> {
         sweep_rings();
-        let logs = tempfile::Builder::new().prefix("shunt-test-").tempdir()?;
         Ok(Self {
-            data: logs.path().join("data"),
-            logs,
-            port: Port::lease()?,
-            ops: Port::lease()?,
+            data: place.path().join("data"),
+            port: place.port("shunt")?,
+            ops: place.port("ops")?,
+            place,
+            binary,
             args: Vec::new(),
             env: Vec::new(),
             wrapper: Vec::new(),
@@ -97,7 +112,7 @@ impl Shunt {
     /// # Errors
     /// When it can't be written.
     pub fn config(self, toml: &str) -> Result<Self> {
-        let path = self.logs.path().join("shunt.toml");
+        let path = self.place.path().join("shunt.toml");
         fs::write(&path, toml).context("write the configuration")?;
         Ok(self.arg("--config").arg(path))
     }
@@ -121,7 +136,7 @@ impl Shunt {
     /// # Errors
     /// When there is no binary.
     pub fn serve_spec(&self) -> Result<Spec> {
-        let spec = Spec::new("shunt", binary()?)
+        let spec = Spec::new("shunt", &self.binary)
             .wrap(&self.wrapper)
             .arg("serve")
             .args(["--listen", &self.port.address().to_string()])
@@ -140,11 +155,22 @@ impl Shunt {
         if self.process.as_mut().is_some_and(Process::running) {
             bail!("the server runs already");
         }
-        let mut process = self.serve_spec()?.spawn(self.logs.path())?;
+        let mut process = self.serve_spec()?.spawn(self.place.path())?;
         let address = self.address();
         process.wait_ready(wait::PATIENCE, |_| healthy(&address).then_some(()))?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Ends the server if it runs, and starts it on the same ports and data.
+    ///
+    /// # Errors
+    /// As [`Self::stop`] and [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        if self.process.as_mut().is_some_and(Process::running) {
+            self.stop()?;
+        }
+        self.start()
     }
 
     /// Starts a second process on the same directory and sockets that takes over from the first,
@@ -155,7 +181,7 @@ impl Shunt {
     pub fn hand_over(&mut self, args: &[&str], bound: Duration) -> Result<ExitStatus> {
         let mut old = self.process.take().ok_or_else(|| anyhow!("the server does not run"))?;
         let spec = self.serve_spec()?.args(args);
-        let mut new = spec.spawn(self.logs.path())?;
+        let mut new = spec.spawn(self.place.path())?;
         let ended = new.wait_ready(bound, |_| (!old.running()).then_some(()));
         self.process = Some(new);
         ended.context("the old process goes on")?;
@@ -200,6 +226,11 @@ impl Shunt {
         self.ops.address().into()
     }
 
+    /// The operations listener's socket address.
+    pub fn ops_socket(&self) -> SocketAddr {
+        self.ops.address()
+    }
+
     /// `http://127.0.0.1:PORT` plus a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.port.address())
@@ -212,7 +243,7 @@ impl Shunt {
 
     /// A directory for logs and the test's own files.
     pub fn files(&self) -> &Path {
-        self.logs.path()
+        self.place.path()
     }
 
     /// Everything that the current process has said on both outputs.
@@ -254,8 +285,8 @@ impl Shunt {
         bound: Duration,
     ) -> Result<Finished> {
         // Its own log files, so that runs don't mix.
-        let logs = tempfile::Builder::new().prefix("cli-").tempdir_in(self.logs.path())?;
-        let spec = Spec::new("cli", binary()?).args(args).env("SHUNT_DATA_DIR", &self.data);
+        let logs = tempfile::Builder::new().prefix("cli-").tempdir_in(self.place.path())?;
+        let spec = Spec::new("cli", &self.binary).args(args).env("SHUNT_DATA_DIR", &self.data);
         let spec = self.env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         spec.run(logs.path(), bound)
     }
@@ -288,7 +319,7 @@ pub fn sum_of(text: &str, name: &str, labels: &str) -> Option<f64> {
 
 /// Removes the click rings of servers whose data directory is gone: a killed server leaves them in
 /// memory for its next start, which a test that ended never makes.
-fn sweep_rings() {
+pub(crate) fn sweep_rings() {
     let Ok(entries) = fs::read_dir("/dev/shm") else { return };
     for entry in entries.flatten() {
         let path = entry.path();

@@ -31,6 +31,14 @@ pub fn state(pid: u32) -> Option<char> {
     look(pid).map(|(state, _)| state)
 }
 
+/// When a living process began, in clock ticks since the machine's start: with its number that
+/// names it for ever.
+pub fn began(pid: u32) -> Option<u64> {
+    state(pid)?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
 /// The living processes of a tree, the root first; nothing when the root is gone.
 pub fn members(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();

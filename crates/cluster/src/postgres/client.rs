@@ -3,11 +3,15 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
 use super::STATEMENT;
 use crate::process::Spec;
+
+/// Where Debian puts the programs of each version.
+const ROOT: &str = "/usr/lib/postgresql";
 
 /// What a client needs to reach a server: PostgreSQL itself or a pooler in front of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +60,17 @@ impl Config {
     /// # Errors
     /// When the server can't be reached or refuses; with its message.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
+        self.psql_within(STATEMENT, database, sql)
+    }
+
+    /// As [`Self::psql`], for at most `bound`, connecting included.
+    ///
+    /// # Errors
+    /// As [`Self::psql`], or when it takes longer.
+    pub fn psql_within(&self, bound: Duration, database: &str, sql: &str) -> Result<String> {
         let logs = tempfile::tempdir()?;
         let spec = self.psql_spec(database)?.args(["-c", sql]);
-        let finished = spec.run(logs.path(), STATEMENT)?;
+        let finished = spec.run(logs.path(), bound)?;
         let out = finished.ok().with_context(|| format!("psql: {sql}"))?;
         Ok(out.trim_end_matches('\n').to_owned())
     }
@@ -79,13 +91,22 @@ impl Config {
 }
 
 /// Where the programs of the newest installed PostgreSQL are.
-pub(super) fn programs() -> Result<PathBuf> {
-    let root = Path::new("/usr/lib/postgresql");
-    let versions = fs::read_dir(root).into_iter().flatten().flatten();
+///
+/// # Errors
+/// When there is none.
+pub fn programs() -> Result<PathBuf> {
+    Ok(Path::new(ROOT).join(version()?.to_string()).join("bin"))
+}
+
+/// The newest installed PostgreSQL: 15.
+///
+/// # Errors
+/// When there is none.
+pub fn version() -> Result<u32> {
+    let versions = fs::read_dir(ROOT).into_iter().flatten().flatten();
     let newest = versions
         .filter(|entry| entry.path().join("bin/initdb").exists())
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .max();
-    let newest = newest.ok_or_else(|| anyhow!("no PostgreSQL (Debian package postgresql)"))?;
-    Ok(root.join(newest.to_string()).join("bin"))
+    newest.ok_or_else(|| anyhow!("no PostgreSQL (Debian package postgresql)"))
 }

@@ -6,12 +6,15 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result, anyhow};
 
 use super::{Redis, Reply, Setup, value_of};
-use crate::ports::Port;
+use crate::place::Place;
 use crate::process::Spec;
 use crate::wait;
 
 /// How many nodes there are.
 const NODES: usize = 6;
+
+/// Where their directories are in the cluster's.
+const DIRECTORY: &str = "nodes";
 
 /// What one node of a cluster is to the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,7 @@ impl Member {
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<Redis>,
+    _place: Place,
 }
 
 impl RedisCluster {
@@ -48,17 +52,21 @@ impl RedisCluster {
     }
 
     pub(super) fn joined(setup: &Setup) -> Result<Self> {
-        let nodes = (0..NODES).map(|_| Redis::launched(setup, Some(Port::lease()?)));
-        let mut cluster = Self { nodes: nodes.collect::<Result<_>>()? };
-        let logs = tempfile::tempdir()?;
-        let first = cluster.nodes.first().context("a cluster of no nodes")?;
-        let spec = Spec::new("redis-cli", "redis-cli")
-            .args(["--cluster", "create"])
-            .args(cluster.addresses().iter().map(ToString::to_string))
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
-            .env("REDISCLI_AUTH", first.password());
-        let finished = spec.run(logs.path(), wait::PATIENCE)?;
-        finished.ok().context("join a Redis Cluster (Debian package redis-tools)")?;
+        let place = Place::of(setup.at.as_deref(), "redis-cluster")?;
+        let root = place.path().join(DIRECTORY);
+        let launch = || -> Result<Vec<Redis>> {
+            let places = (1..=NODES).map(|number| Place::keep(&root.join(number.to_string())));
+            places.map(|place| Redis::launched(setup, place?, true)).collect()
+        };
+        let mut nodes = Vec::new();
+        place.make_once(DIRECTORY, || {
+            nodes = launch()?;
+            join(&nodes)
+        })?;
+        if nodes.is_empty() {
+            nodes = launch()?;
+        }
+        let mut cluster = Self { nodes, _place: place };
         cluster.wait_settled()?;
         Ok(cluster)
     }
@@ -78,7 +86,7 @@ impl RedisCluster {
 
     /// The nodes' addresses.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(Redis::socket).collect()
+        addresses(&self.nodes)
     }
 
     /// `redis-cluster://:PASSWORD@HOST:PORT,HOST:PORT,…`.
@@ -93,8 +101,16 @@ impl RedisCluster {
     /// # Errors
     /// When none is awake or it does not answer.
     pub fn members(&mut self) -> Result<Vec<Member>> {
-        let viewer = self.nodes.iter_mut().find_map(|node| node.awake().then_some(&*node));
-        let viewer = viewer.context("no node of the cluster is awake")?;
+        let viewer = self.nodes.iter_mut().position(Redis::awake);
+        self.view(viewer.context("no node of the cluster is awake")?)
+    }
+
+    /// Who is what, as this node sees it, in the nodes' order.
+    ///
+    /// # Errors
+    /// When there is no such node or it does not answer.
+    pub fn view(&self, node: usize) -> Result<Vec<Member>> {
+        let viewer = self.nodes.get(node).with_context(|| format!("there is no node {node}"))?;
         let reply = viewer.ask(&["CLUSTER", "NODES"])?;
         members(reply.text().unwrap_or_default(), &self.addresses())
     }
@@ -164,7 +180,6 @@ impl RedisCluster {
     }
 
     fn settled(&mut self) -> Result<()> {
-        let addresses = self.addresses();
         let awake: Vec<usize> = self
             .nodes
             .iter_mut()
@@ -174,17 +189,14 @@ impl RedisCluster {
         let mut first: Option<Vec<Member>> = None;
         for &number in &awake {
             let node = self.node(number)?;
-            let info = node.ask(&["CLUSTER", "INFO"])?;
-            let info = info.text().unwrap_or_default();
             for (name, wanted) in [("cluster_state", "ok"), ("cluster_slots_ok", "16384")] {
-                let value = value_of(info, name).unwrap_or_default();
+                let value = node.cluster_info(name)?;
                 if value != wanted {
                     return Err(anyhow!("node {number} has {name} {value:?}"));
                 }
             }
-            let reply = node.ask(&["CLUSTER", "NODES"])?;
-            let view = members(reply.text().unwrap_or_default(), &addresses)?;
             let linked = value_of(&replication(node)?, "master_link_status");
+            let view = self.view(number)?;
             let me = view.get(number).context("a node that does not know itself")?;
             if let Some(master) = me.master {
                 if linked.as_deref() != Some("up") || !awake.contains(&master) {
@@ -231,6 +243,23 @@ impl RedisCluster {
         let password = node.password().to_owned();
         node.ask(&["CONFIG", "SET", "masterauth", &password]).map(|_| ())
     }
+}
+
+fn addresses(nodes: &[Redis]) -> Vec<SocketAddr> {
+    nodes.iter().map(Redis::socket).collect()
+}
+
+/// Joins fresh nodes into a cluster.
+fn join(nodes: &[Redis]) -> Result<()> {
+    let logs = tempfile::tempdir()?;
+    let first = nodes.first().context("a cluster of no nodes")?;
+    let spec = Spec::new("redis-cli", "redis-cli")
+        .args(["--cluster", "create"])
+        .args(addresses(nodes).iter().map(ToString::to_string))
+        .args(["--cluster-replicas", "1", "--cluster-yes"])
+        .env("REDISCLI_AUTH", first.password());
+    let finished = spec.run(logs.path(), wait::PATIENCE)?;
+    finished.ok().map(|_| ()).context("join a Redis Cluster (Debian package redis-tools)")
 }
 
 fn replication(node: &Redis) -> Result<String> {
