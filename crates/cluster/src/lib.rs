@@ -7,7 +7,7 @@
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
 //! `prlimit`, `chromedriver`, PostgreSQL's programs, `pgbouncer`, `redis-server`, `redis-cli` and
-//! `haproxy` where a value uses them.
+//! `haproxy` where a value uses them; `tansu` is cargo's.
 
 pub mod chromedriver;
 pub mod deploy;
@@ -15,6 +15,7 @@ pub mod faults;
 pub mod haproxy;
 pub mod http;
 pub mod identity;
+pub mod local;
 pub mod nginx;
 pub mod pgbouncer;
 pub mod place;
@@ -22,17 +23,22 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod server;
 pub mod shunt;
+pub mod tansu;
 pub mod tree;
 pub mod wait;
 
 pub use chromedriver::Chromedriver;
 pub use haproxy::Haproxy;
 pub use http::{Address, Connection, Request, Response};
+pub use local::Local;
 pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use process::{Process, Spec};
 pub use redis::{Redis, RedisCluster};
+pub use server::Server;
 pub use shunt::Shunt;
+pub use tansu::Tansu;
 pub use wait::until;
