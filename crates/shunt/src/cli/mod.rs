@@ -9,6 +9,7 @@ mod apikeys;
 mod backup;
 mod completions;
 mod config;
+mod dev;
 mod doctor;
 mod domains;
 pub(crate) mod exit;
@@ -81,6 +82,8 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Bench(Box<crate::bench::Args>),
+    /// Run the reference architecture on this machine: databases, caches, nodes, HAProxy
+    Dev(dev::Args),
     /// Print completions for a shell
     Completions(completions::Args),
     /// Print the OpenAPI document
@@ -140,6 +143,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate(args) => migrate::run(&args, &load(&flags)?),
         Command::Config(command) => config::run(&command, &flags),
         Command::Bench(args) => crate::bench::run(*args),
+        Command::Dev(args) => dev::run(args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Openapi => openapi::run(),
     }
