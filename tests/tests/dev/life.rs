@@ -19,7 +19,7 @@ fn create(dev: &Dev, code: &str) -> u16 {
 fn redirects(dev: &Dev, codes: &[&str]) {
     for code in codes.iter().cycle().take(12.max(codes.len() * 2)) {
         let answer = dev.ask(Request::get(format!("/{code}")));
-        assert_eq!((answer.status, answer.location()), (302, &*target(code)));
+        assert_eq!((answer.status, answer.location()), (302, &*target(code)), "{code}: {answer:?}");
     }
 }
 
@@ -107,6 +107,8 @@ fn a_redis_master_is_killed(dev: &Dev) {
 }
 
 fn pgbouncer_is_killed(dev: &Dev) {
+    // Into both nodes' caches: one of them is young.
+    redirects(dev, &["first"]);
     dev.ok(&["kill", "pgbouncer"]);
     assert_eq!(dev.server("pgbouncer")["state"], "down");
     // Cached ones.
