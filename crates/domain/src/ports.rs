@@ -13,8 +13,13 @@ use crate::link::{Link, LinkPatch, NewLink, Stored, Tag, Version};
 use crate::outcome::{Outcome, StoreError};
 use crate::time::{Deadline, Timestamp};
 
+mod cache;
 mod clicks;
 
+pub use cache::{
+    ABSENT_TTL, Bus, BusListener, Cached, CachedLink, ChangeFeed, FeedPage, FeedPosition,
+    Invalidation, LinkCache, SharedError, Terms,
+};
 pub use clicks::{
     BootId, ClickRecorder, HourRow, LedgerRow, NodeId, RollupBatch, RollupRefusal, RollupStore,
     SeqRange, Totals,

@@ -1,4 +1,5 @@
-//! Resolves a code: L1, then one load per key however many ask, then the store.
+//! Resolves a code: L1, then one load per key however many ask: the second tier if there is one,
+//! then the store.
 //!
 //! Invariants:
 //! - after an L1 hit nothing is awaited;
@@ -12,11 +13,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shunt_domain::ports::{Claim, Clock, LinkReader, LinkWriter};
+use shunt_domain::ports::{ABSENT_TTL, Cached, CachedLink, Claim, Clock, LinkReader, LinkWriter};
 use shunt_domain::{Deadline, LinkKey, Outcome, StoreError, Stored, UnknownCause, Version};
 use tokio::sync::watch;
 
 use crate::l1::{Entry, L1};
+use notes::Notes;
+use sharing::Shared;
+
+mod notes;
+mod sharing;
+
+pub use sharing::{Hearing, News, Sharing, SharingOptions, SharingStats};
 
 /// How the resolver works.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +63,14 @@ struct Flight {
 
 const SHARDS: usize = 32;
 
+/// What changes and fills of the same keys agree about, under one lock.
+#[derive(Default)]
+struct Shard {
+    flights: HashMap<LinkKey, Flight>,
+    /// Empty while this node is alone.
+    notes: Notes,
+}
+
 /// Resolves codes. One for the whole process.
 pub struct Resolver {
     l1: L1,
@@ -62,7 +78,8 @@ pub struct Resolver {
     writer: Arc<dyn LinkWriter>,
     clock: Arc<dyn Clock>,
     options: Options,
-    flights: [Mutex<HashMap<LinkKey, Flight>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
+    shared: Option<Arc<Shared>>,
     next_flight: AtomicU64,
     born: Instant,
     stats: Stats,
@@ -77,13 +94,28 @@ impl Resolver {
         options: Options,
         hash_key: (u64, u64),
     ) -> Arc<Self> {
+        Self::build(reader, writer, clock, options, hash_key, None)
+    }
+
+    /// The same for a node that shares something with others over one store: then
+    /// [`Self::keep_coherent`] must run beside it, and the bus must have it as its listener.
+    pub fn build(
+        reader: Arc<dyn LinkReader>,
+        writer: Arc<dyn LinkWriter>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        hash_key: (u64, u64),
+        sharing: Option<Sharing>,
+    ) -> Arc<Self> {
+        let shared = sharing.map(|sharing| Arc::new(Shared::new(sharing)));
         Arc::new(Self {
             l1: L1::new(options.l1_bytes, hash_key),
             reader,
             writer,
             clock,
             options,
-            flights: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            shared,
             next_flight: AtomicU64::new(0),
             born: Instant::now(),
             stats: Stats::default(),
@@ -126,19 +158,22 @@ impl Resolver {
     /// The store's error.
     pub async fn load(self: &Arc<Self>, key: &LinkKey) -> Loaded {
         let mut result = {
-            let mut flights = self.flights_of(key);
-            if let Some(flight) = flights.get(key) {
+            let hash = self.hash(key);
+            let mut shard = self.shard(hash);
+            if let Some(flight) = shard.flights.get(key) {
                 self.stats.shared.fetch_add(1, Ordering::Relaxed);
                 flight.result.clone()
             } else {
                 let (sender, result) = watch::channel(None);
                 let id = self.next_flight.fetch_add(1, Ordering::Relaxed);
-                flights.insert(key.clone(), Flight { id, result: result.clone() });
-                drop(flights);
+                // Everything older than this changed before the flight, everything later ends it.
+                let floor = shard.notes.floor(hash, self.mono(now()));
+                shard.flights.insert(key.clone(), Flight { id, result: result.clone() });
+                drop(shard);
                 self.stats.loads.fetch_add(1, Ordering::Relaxed);
                 // Spawned, not awaited here: the caller may be dropped when its client leaves,
                 // and the others must not start again.
-                tokio::spawn(Arc::clone(self).fly(key.clone(), id, sender));
+                tokio::spawn(Arc::clone(self).fly(key.clone(), id, floor, sender));
                 result
             }
         };
@@ -148,33 +183,80 @@ impl Resolver {
         }
     }
 
-    async fn fly(self: Arc<Self>, key: LinkKey, id: u64, sender: watch::Sender<Option<Loaded>>) {
+    async fn fly(
+        self: Arc<Self>,
+        key: LinkKey,
+        id: u64,
+        floor: Version,
+        sender: watch::Sender<Option<Loaded>>,
+    ) {
         // Whatever happens below (a panic in a driver included), the flight is taken off.
         let landing = Landing { resolver: &self, key: &key, id };
+        if let Some(shared) = &self.shared
+            && let Some(cached) = shared.look(&key, floor).await
+        {
+            let entry = self.entry_of(&cached);
+            landing.land(&entry);
+            let _ = sender.send(Some(Ok(entry)));
+            return;
+        }
         let deadline = Deadline::after(Instant::now(), self.options.load_timeout);
-        let answer = self.reader.get(&key, Version(0), deadline);
+        let answer = self.reader.get(&key, floor, deadline);
         let answer = match tokio::time::timeout_at(deadline.instant().into(), answer).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::Unavailable("no answer within the deadline".into())),
         };
-        let loaded = landing.land(answer);
-        // Nobody may be listening any more.
-        let _ = sender.send(Some(loaded));
+        let stored = match answer {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.stats.failed.fetch_add(1, Ordering::Relaxed);
+                drop(landing);
+                // Nobody may be listening any more.
+                let _ = sender.send(Some(Err(error)));
+                return;
+            }
+        };
+        let ttl = i64::try_from(self.options.negative_ttl.as_millis()).unwrap_or(0).min(1_000);
+        let absent_until = self.mono(Instant::now()) + ttl;
+        let entry = Entry::new(stored.as_ref(), self.clock.now(), absent_until);
+        let filled = landing.land(&entry);
+        let _ = sender.send(Some(Ok(entry)));
+        // Behind the answer. What changed meanwhile is written down by those who changed it.
+        if let Some(shared) = self.shared.as_ref().filter(|_| filled) {
+            let row = stored.as_ref().map(CachedLink::from);
+            shared.fill(&key, row.as_ref()).await;
+        }
+    }
+
+    fn entry_of(&self, cached: &Cached) -> Entry {
+        match cached {
+            Cached::Row(row) => Entry::of_cached(row, self.clock.now()),
+            Cached::Absent => {
+                let ttl = i64::try_from(ABSENT_TTL.as_millis()).unwrap_or(0);
+                Entry::new(None, self.clock.now(), self.mono(Instant::now()) + ttl)
+            }
+        }
     }
 
     /// Says that a link was changed, created or deleted and now has `version`: forgets what L1 has
     /// unless that is as new, and keeps loads that began earlier from filling it.
     pub fn link_changed(&self, key: &LinkKey, version: Version) {
-        let hash = self.l1.hash(key.domain, key.code.as_str().as_bytes());
-        let mut flights = self.flights_of(key);
-        flights.remove(key);
+        self.learn(key, version);
+    }
+
+    /// The same. Answers whether the change was unknown here; one that is alone can't say.
+    fn learn(&self, key: &LinkKey, version: Version) -> bool {
+        let hash = self.hash(key);
+        let mut shard = self.shard(hash);
+        shard.flights.remove(key);
         self.l1.remove_older(hash, version);
+        self.shared.is_some() && shard.notes.add(hash, version, self.mono(now()))
     }
 
     /// Forgets everything, for example after invalidations may have been missed.
     pub fn clear(&self) {
-        for shard in &self.flights {
-            lock(shard).clear();
+        for shard in &self.shards {
+            lock(shard).flights.clear();
         }
         self.l1.clear();
     }
@@ -208,17 +290,24 @@ impl Resolver {
         }
     }
 
-    fn flights_of(&self, key: &LinkKey) -> MutexGuard<'_, HashMap<LinkKey, Flight>> {
-        let hash = self.l1.hash(key.domain, key.code.as_str().as_bytes());
-        let shard = (hash >> 48) as usize % SHARDS;
+    fn hash(&self, key: &LinkKey) -> u64 {
+        self.l1.hash(key.domain, key.code.as_str().as_bytes())
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         // In range: the remainder is smaller than the array.
-        lock(&self.flights[shard])
+        lock(&self.shards[(hash >> 48) as usize % SHARDS])
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic elsewhere leaves these maps valid: each critical section is one map operation.
+    // A panic elsewhere leaves these valid: each critical section is a few operations on maps.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The monotonic clock, by which tests can let days pass.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn stopped() -> StoreError {
@@ -233,39 +322,29 @@ struct Landing<'a> {
 }
 
 impl Landing<'_> {
-    /// Makes the entry, and fills L1 if nothing changed meanwhile.
-    fn land(self, answer: Result<Option<Stored>, StoreError>) -> Loaded {
+    /// Fills L1 if nothing changed meanwhile. Answers whether that was so.
+    fn land(self, entry: &Entry) -> bool {
         let resolver = self.resolver;
-        let stored = match answer {
-            Ok(stored) => stored,
-            Err(error) => {
-                resolver.stats.failed.fetch_add(1, Ordering::Relaxed);
-                return Err(error);
-            }
-        };
-        let now = resolver.clock.now();
-        let ttl = i64::try_from(resolver.options.negative_ttl.as_millis()).unwrap_or(0).min(1_000);
-        let absent_until = resolver.mono(Instant::now()) + ttl;
-        let entry = Entry::new(stored.as_ref(), now, absent_until);
-        let hash = resolver.l1.hash(self.key.domain, self.key.code.as_str().as_bytes());
-        let flights = resolver.flights_of(self.key);
+        let hash = resolver.hash(self.key);
+        let shard = resolver.shard(hash);
         // The lock is held over the fill, so a change comes wholly before it (the flight is gone)
         // or wholly after it (the change removes the entry).
-        if flights.get(self.key).is_some_and(|flight| flight.id == self.id) {
-            resolver.l1.insert(hash, self.key, &entry);
+        let fills = shard.flights.get(self.key).is_some_and(|flight| flight.id == self.id);
+        if fills {
+            resolver.l1.insert(hash, self.key, entry);
         } else {
             resolver.stats.refused_fills.fetch_add(1, Ordering::Relaxed);
         }
-        drop(flights);
-        Ok(entry)
+        drop(shard);
+        fills
     }
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        let mut flights = self.resolver.flights_of(self.key);
-        if flights.get(self.key).is_some_and(|flight| flight.id == self.id) {
-            flights.remove(self.key);
+        let mut shard = self.resolver.shard(self.resolver.hash(self.key));
+        if shard.flights.get(self.key).is_some_and(|flight| flight.id == self.id) {
+            shard.flights.remove(self.key);
         }
     }
 }

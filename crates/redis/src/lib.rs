@@ -7,10 +7,15 @@
 //!   gone is noticed within a second and costs nothing until it answers again;
 //! - the driver's tasks run on threads of this crate, never on an event loop that serves requests.
 //!
-//! Read [`options`], then [`handle`].
+//! Read [`options`], [`handle`], then [`cache`] and [`bus`].
 
+pub mod bus;
+pub mod cache;
 pub mod handle;
 pub mod options;
+mod value;
 
-pub use handle::{Handle, RedisError, Stats};
+pub use bus::{BusStats, RedisBus};
+pub use cache::RedisCache;
+pub use handle::{Handle, LATENCY_BOUNDS, RedisError, Stats};
 pub use options::{OptionsError, RedisOptions};

@@ -45,7 +45,7 @@ impl fmt::Display for Address {
 }
 
 /// Settings of a [`crate::Handle`].
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisOptions {
     /// One server, or some nodes of a cluster (the others are found through them).
     pub seeds: Vec<Address>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use shunt_domain::ports::CachedLink;
 use shunt_domain::{Link, LinkKey, RedirectStatus, Stored, Timestamp, Version};
 
 /// What an entry answers.
@@ -143,24 +144,52 @@ impl Entry {
     /// The entry for what the store said at `now`. `absent_until` is the monotonic millisecond
     /// until which "there is none" may be repeated.
     pub fn new(stored: Option<&Stored>, now: Timestamp, absent_until: i64) -> Self {
-        let (kind, until, version, target, forward_query) = match stored {
-            None => (Kind::Absent, absent_until, 0, "", false),
-            Some(Stored::Tombstone(tombstone)) => {
-                (Kind::Gone, i64::MAX, tombstone.version.0, "", false)
-            }
+        match stored {
+            None => Self::make((Kind::Absent, absent_until), Version(0), "", false, now),
+            Some(Stored::Tombstone(tombstone)) => Self::gone(tombstone.version, now),
             Some(Stored::Link(link)) => {
-                let (kind, until) = judge(link, now);
-                let target = match kind {
-                    Kind::Redirect(_) | Kind::Warn(_) => link.data.target.as_str(),
-                    Kind::Central | Kind::Gone | Kind::NotYet | Kind::Absent => "",
-                };
-                (kind, until, link.version.0, target, link.data.forward_query)
+                let data = &link.data;
+                let target = data.target.as_str();
+                Self::make(judge(link, now), link.version, target, data.forward_query, now)
             }
+        }
+    }
+
+    /// The entry for a row as the second tier has it.
+    pub fn of_cached(row: &CachedLink, now: Timestamp) -> Self {
+        let Some(terms) = &row.terms else {
+            return Self::gone(row.version, now);
+        };
+        let kind = if terms.central {
+            Kind::Central
+        } else if terms.target.mixed_script() {
+            Kind::Warn(terms.status)
+        } else {
+            Kind::Redirect(terms.status)
+        };
+        let judged = in_time(kind, terms.enabled, terms.valid_from, terms.expires_at, now);
+        Self::make(judged, row.version, terms.target.as_str(), terms.forward_query, now)
+    }
+
+    fn gone(version: Version, now: Timestamp) -> Self {
+        Self::make((Kind::Gone, i64::MAX), version, "", false, now)
+    }
+
+    fn make(
+        (kind, until): (Kind, i64),
+        version: Version,
+        target: &str,
+        forward_query: bool,
+        now: Timestamp,
+    ) -> Self {
+        let target = match kind {
+            Kind::Redirect(_) | Kind::Warn(_) => target,
+            Kind::Central | Kind::Gone | Kind::NotYet | Kind::Absent => "",
         };
         let head = Head {
             kind,
             forward_query,
-            version: u32::try_from(version).unwrap_or(u32::MAX),
+            version: u32::try_from(version.0).unwrap_or(u32::MAX),
             judged: u32::try_from(now.as_millis() / 1_000).unwrap_or(u32::MAX),
             until,
         };
@@ -202,13 +231,6 @@ impl Entry {
 /// How a link answers at `now`, and until when that stays so without an edit.
 pub fn judge(link: &Link, now: Timestamp) -> (Kind, i64) {
     let data = &link.data;
-    let expires = data.expires_at.map_or(i64::MAX, Timestamp::as_millis);
-    if !data.enabled || expires <= now.as_millis() {
-        return (Kind::Gone, i64::MAX);
-    }
-    if let Some(from) = data.valid_from.filter(|from| *from > now) {
-        return (Kind::NotYet, from.as_millis());
-    }
     let kind = if data.max_clicks.is_some() {
         Kind::Central
     } else if data.target.mixed_script() {
@@ -216,6 +238,24 @@ pub fn judge(link: &Link, now: Timestamp) -> (Kind, i64) {
     } else {
         Kind::Redirect(data.status)
     };
+    in_time(kind, data.enabled, data.valid_from, data.expires_at, now)
+}
+
+/// The same, given how the link answers while it is in force.
+fn in_time(
+    kind: Kind,
+    enabled: bool,
+    valid_from: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    now: Timestamp,
+) -> (Kind, i64) {
+    let expires = expires_at.map_or(i64::MAX, Timestamp::as_millis);
+    if !enabled || expires <= now.as_millis() {
+        return (Kind::Gone, i64::MAX);
+    }
+    if let Some(from) = valid_from.filter(|from| *from > now) {
+        return (Kind::NotYet, from.as_millis());
+    }
     (kind, expires)
 }
 

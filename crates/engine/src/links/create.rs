@@ -225,7 +225,8 @@ impl Links {
             Outcome::Refused(refusal) => Outcome::Refused(refusal),
             Outcome::Unknown(cause) => Outcome::Unknown(cause),
         };
-        self.tell(&key, Version::FIRST, &made, |link| link.version);
+        let news = self.noted(&key, Version::FIRST, &made, |link| super::cached(link));
+        self.tell(news).await;
         let made = settle(made);
         if checked.code.is_none() {
             self.collided(&made);
@@ -287,7 +288,7 @@ impl Links {
     async fn insert(&self, link: NewLink, deadline: Deadline) -> Result<Link, LinkError> {
         let key = link.key.clone();
         let outcome = self.ports.writer.create(link, deadline).await;
-        self.tell(&key, Version::FIRST, &outcome, |link| link.version);
+        self.tell(self.noted(&key, Version::FIRST, &outcome, super::cached)).await;
         settle(outcome)
     }
 

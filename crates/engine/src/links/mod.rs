@@ -21,8 +21,8 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use shunt_domain::ports::{
-    Change, Clock, CreateOnce, DomainStore, LinkQuery, LinkReader, LinkWriter, ListError,
-    ListQuery, Page,
+    CachedLink, Change, Clock, CreateOnce, DomainStore, LinkQuery, LinkReader, LinkWriter,
+    ListError, ListQuery, Page,
 };
 use shunt_domain::{
     Code, Deadline, DomainId, Link, LinkKey, LinkPatch, Outcome, StoreError, Stored, UnknownCause,
@@ -38,6 +38,7 @@ pub use source::{Changed, CodeSource, DrawError};
 use crate::auth::Actor;
 use crate::domains::DomainMap;
 use crate::idempotency::{Answer, Attempt, Idempotency, Once, StoredAnswer};
+use crate::resolve::News;
 use error::settle;
 
 /// The shortest search text, in characters: what a trigram index can answer.
@@ -331,7 +332,7 @@ impl Links {
             let change = Change { key: key.clone(), owner: actor.owner_filter(), expected: pin };
             let now = self.ports.clock.now();
             let outcome = self.ports.writer.patch(change, patch.clone(), now, deadline).await;
-            self.tell(key, current.version.next(), &outcome, |link| link.version);
+            self.tell(self.noted(key, current.version.next(), &outcome, cached)).await;
             match settle(outcome) {
                 Err(LinkError::Stale(_)) if pinned.is_none() => {
                     current = self.get(actor, key, deadline).await?;
@@ -405,23 +406,34 @@ impl Links {
             expected: expect_one(expected, link.version)?,
         };
         let outcome = self.ports.writer.delete(change, now, deadline).await;
-        self.tell(key, link.version.next(), &outcome, |version| *version);
+        let tombstone = |version: &Version| CachedLink { version: *version, terms: None };
+        self.tell(self.noted(key, link.version.next(), &outcome, tombstone)).await;
         settle(outcome)
     }
 
-    /// Tells whoever caches links about a write. An unknown outcome counts as one: `guess` is the
-    /// version it would have made.
-    fn tell<T, R>(
+    /// Tells this node's cache about a write, and answers what the other nodes must be told. An
+    /// unknown outcome counts as one: `guess` is the version it would have made.
+    fn noted<T, R>(
         &self,
         key: &LinkKey,
         guess: Version,
         outcome: &Outcome<T, R>,
-        version: impl FnOnce(&T) -> Version,
-    ) {
-        match outcome {
-            Outcome::Done(value) => self.changed.link_changed(key, version(value)),
-            Outcome::Unknown(_) => self.changed.link_changed(key, guess),
-            Outcome::Refused(_) => {}
+        row: impl FnOnce(&T) -> CachedLink,
+    ) -> Option<News> {
+        let row = match outcome {
+            Outcome::Done(value) => Some(row(value)),
+            Outcome::Unknown(_) => None,
+            Outcome::Refused(_) => return None,
+        };
+        let version = row.as_ref().map_or(guess, |row| row.version);
+        self.changed.link_changed(key, version);
+        self.changed.is_shared().then(|| News { key: key.clone(), version, row })
+    }
+
+    /// Tells the other nodes.
+    async fn tell(&self, news: Option<News>) {
+        if let Some(told) = news.and_then(|news| self.changed.spread(news)) {
+            told.await;
         }
     }
 
@@ -432,6 +444,11 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// What other nodes are told of a link.
+fn cached(link: &Link) -> CachedLink {
+    link.into()
 }
 
 /// How often an edit of a window is tried again when others edit the link at the same time.

@@ -3,7 +3,7 @@
 use shunt_domain::ports::BoxFuture;
 use shunt_domain::{Code, Deadline, LinkKey, StoreError, UnknownCause, Version};
 
-use crate::resolve::Resolver;
+use crate::resolve::{News, Resolver};
 
 /// Why no code was drawn.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +42,25 @@ pub trait CodeSource: Send + Sync {
 pub trait Changed: Send + Sync {
     /// The link has at least this version now.
     fn link_changed(&self, key: &LinkKey, version: Version);
+
+    /// Tells other nodes, behind [`Self::link_changed`]. The writer is answered when this is done,
+    /// which it is within a moment whatever happens; `None` when there is nobody to tell.
+    fn spread(&self, news: News) -> Option<BoxFuture<'_, ()>>;
+
+    /// Whether there are others at all.
+    fn is_shared(&self) -> bool;
 }
 
 impl Changed for Resolver {
     fn link_changed(&self, key: &LinkKey, version: Version) {
         Self::link_changed(self, key, version);
+    }
+
+    fn spread(&self, news: News) -> Option<BoxFuture<'_, ()>> {
+        Self::spread(self, news)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.hearing().is_some()
     }
 }

@@ -9,7 +9,7 @@ use crate::l1::Kind;
 use crate::testing::{GatedReader, ManualClock, link};
 
 /// The resolver only ever claims; nothing else is called.
-struct NoWriter;
+pub(super) struct NoWriter;
 
 impl LinkWriter for NoWriter {
     fn create(&self, _: NewLink, _: Deadline) -> BoxFuture<'_, Outcome<Link, CreateRefusal>> {

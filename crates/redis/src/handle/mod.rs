@@ -10,6 +10,7 @@ mod node;
 mod slots;
 mod stats;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -180,12 +181,15 @@ impl Handle {
         &self.shared.stats
     }
 
-    /// Nodes that are worth asking, of how many that have keys (all of them, until a cluster has
-    /// told which those are).
+    /// Nodes that are worth asking, of how many that have keys; none of the seeds until a cluster
+    /// has told which those are.
     pub fn up(&self) -> (usize, usize) {
         let map = self.shared.map.load();
-        let masters: std::collections::BTreeSet<usize> = if map.masters.is_empty() {
-            (0..map.nodes.len()).collect()
+        if self.shared.options.cluster && map.masters.is_empty() {
+            return (0, map.nodes.len());
+        }
+        let masters: BTreeSet<usize> = if map.masters.is_empty() {
+            BTreeSet::from([0])
         } else {
             map.masters.iter().map(|at| usize::from(*at)).collect()
         };
@@ -309,6 +313,14 @@ impl Handle {
         self.shared.connector.subscriber(address).await
     }
 
+    /// Ends all connections and what runs beside the requests. Calls made later find nothing.
+    pub fn close(&self) {
+        // A runtime must not be waited for inside another one.
+        if let Some(runtime) = lock(&self.runtime).take() {
+            runtime.shutdown_background();
+        }
+    }
+
     /// Runs something beside the requests, on the threads of this crate; it ends with the handle.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = lock(&self.runtime).as_ref() {
@@ -319,10 +331,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // A runtime must not be waited for inside another one.
-        if let Some(runtime) = lock(&self.runtime).take() {
-            runtime.shutdown_background();
-        }
+        self.close();
     }
 }
 
