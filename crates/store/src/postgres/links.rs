@@ -10,6 +10,7 @@ use shunt_domain::{
 use super::PostgresStore;
 use super::create::Batch;
 use super::error::Failure;
+use super::feed;
 use super::place::Kind;
 use super::row::{self, Record};
 use super::session::Session;
@@ -64,7 +65,7 @@ async fn patch(
         let place = Micros::first_of(old.data.created_at);
         let record = Record::link(&new.data, place, old.version, Some(now), old.used);
         let rows = session
-            .change(
+            .begin(
                 &statements::UPDATE,
                 &[
                     &record.code,
@@ -87,9 +88,11 @@ async fn patch(
         if let Some(row) = rows.first() {
             // Clicks may have been taken meanwhile; they are no versions.
             let used = row::unsigned(row, 0)?;
+            feed::note(session, &change.key, new.version).await?;
+            session.commit().await?;
             return Ok(Ok(Link { used, ..new }));
         }
-        session.nothing_happened();
+        session.roll_back().await;
     }
     Err(contended())
 }
@@ -106,11 +109,14 @@ async fn delete(
         let code = change.key.code.as_str();
         let now = Micros::first_of(now);
         let params: [super::session::Param<'_>; 5] = [&code, &domain, &owner, &expected, &now];
-        let rows = session.change(&statements::DELETE, &params).await?;
+        let rows = session.begin(&statements::DELETE, &params).await?;
         if let Some(row) = rows.first() {
-            return Ok(Ok(Version(row::unsigned(row, 0)?)));
+            let version = Version(row::unsigned(row, 0)?);
+            feed::note(session, &change.key, version).await?;
+            session.commit().await?;
+            return Ok(Ok(version));
         }
-        session.nothing_happened();
+        session.roll_back().await;
         if let Err(refusal) = changeable(session, change).await? {
             return Ok(Err(refusal));
         }

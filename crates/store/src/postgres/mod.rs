@@ -11,6 +11,7 @@ mod create;
 mod database;
 mod domains;
 mod error;
+mod feed;
 mod gather;
 mod idempotency;
 mod keys;

@@ -11,8 +11,10 @@ pub(super) struct Migration {
 }
 
 /// All steps, in order.
-pub(super) static MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "links", sql: include_str!("migrations/0001_links.sql") }];
+pub(super) static MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "links", sql: include_str!("migrations/0001_links.sql") },
+    Migration { version: 2, name: "changes", sql: include_str!("migrations/0002_changes.sql") },
+];
 
 /// The schema that this program needs.
 pub(super) fn known() -> i32 {

@@ -265,6 +265,20 @@ statements! {
          RETURNING ",
         read!()
     );
+    /// Notes a change, with the number of its transaction.
+    CHANGE_NOTE: Router [TEXT, INT8, INT8] =
+        "INSERT INTO changes (code, domain, version, xid, at)
+         VALUES ($1, $2, $3, pg_current_xact_id()::text::bigint, now())
+         ON CONFLICT (code, domain, version) DO UPDATE SET xid = excluded.xid, at = excluded.at";
+    /// The lowest number of a transaction that is under way, or the next one.
+    CHANGES_HORIZON: Local [] = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+    CHANGES: MultiShard [INT8, INT8] =
+        "SELECT code, domain, version FROM changes
+         WHERE xid >= $1 OR at > now() - interval '1 minute' LIMIT $2";
+    CHANGES_FORGET: MultiShard [INT8] =
+        "WITH gone AS (
+             DELETE FROM changes WHERE at < now() - $1 * interval '1 second' RETURNING 1)
+         SELECT count(*) FROM gone";
     /// The place of the newest link.
     NEWEST: MultiShard [] = "SELECT max(created_at) FROM links";
     /// The places that are taken in a span of time, the latest first.
