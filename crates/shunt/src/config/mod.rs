@@ -112,6 +112,16 @@ pub enum Durability {
 pub struct CacheConfig {
     /// The shared cache (L2), if any.
     pub url: CacheUrl,
+    /// Certificate authorities to trust when Redis is spoken to over TLS, PEM.
+    pub ca: Option<PathBuf>,
+    /// What every key and channel in Redis begins with.
+    pub prefix: String,
+    /// Whether links are cached in Redis.
+    pub l2: bool,
+    /// How long a link stays there.
+    pub l2_ttl: Duration,
+    /// How long a look into it may take.
+    pub l2_deadline: Duration,
     /// The bound of L1, in bytes.
     pub l1_bytes: u64,
     /// How long L1 may serve its last value while no copy of the store answers.

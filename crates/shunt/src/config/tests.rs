@@ -307,7 +307,9 @@ fn values_are_read_with_their_units() {
         ("log.level", "loud"),
         ("log.level", "shunt_http=loud"),
         ("ops_listen", "9100"),
-        ("cache.url", "redis://localhost"),
+        ("cache.url", "memcached://localhost"),
+        ("cache.url", "redis://a,b"),
+        ("cache.prefix", "a{b}"),
         ("events.url", "kafka://localhost"),
         ("store.url", "sqlite://relative.db"),
     ] {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use shunt_redis::RedisOptions;
 use shunt_store::postgres::PostgresOptions;
 
 /// Which store, and where.
@@ -16,12 +17,14 @@ pub enum StoreUrl {
     Postgres(Box<PostgresOptions>),
 }
 
-/// Which shared cache. This build knows none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which shared cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CacheUrl {
     /// No shared cache: L1 only.
     #[default]
     None,
+    /// A Redis, or a Redis Cluster.
+    Redis(Box<RedisOptions>),
 }
 
 /// Where click events go. This build knows its own spool.
@@ -65,11 +68,13 @@ pub(super) fn postgres(text: &str) -> Option<Result<PostgresOptions, String>> {
 }
 
 impl CacheUrl {
-    /// Nothing or `none`.
+    /// Nothing, `none`, or an address of Redis.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "" | "none" => Ok(Self::None),
-            _ => Err(not_here(text, &["redis", "rediss", "redis-cluster"], "none")),
+            _ => RedisOptions::parse(text)
+                .map(|options| Self::Redis(Box::new(options)))
+                .map_err(|error| error.to_string()),
         }
     }
 }

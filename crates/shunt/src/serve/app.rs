@@ -15,6 +15,7 @@ use shunt_engine::links::{LinkSettings, Links, Ports};
 use shunt_engine::resolve::{Options, Resolver};
 use shunt_http::app::{App, AppState, Settings};
 
+use super::sharing::{self, Redis};
 use crate::config::Config;
 use crate::stores::Stores;
 
@@ -47,6 +48,8 @@ pub struct Built {
     pub allocator: Arc<Allocator>,
     /// Hosts of registered domains.
     pub domains: Arc<DomainMap>,
+    /// The connections to Redis, if one is named.
+    pub redis: Option<Redis>,
 }
 
 /// Opens the stores and wires the engine over them.
@@ -67,7 +70,9 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
         .await
         .context("prepare the code allocator")?;
     let allocator = Arc::new(allocator);
-    let resolver = Resolver::new(
+    let feed = stores.feed.clone();
+    let (redis, sharing) = sharing::prepare(config, feed, &clock, mode).await?;
+    let resolver = Resolver::build(
         Arc::clone(&stores.reader),
         Arc::clone(&stores.writer),
         Arc::clone(&clock),
@@ -78,6 +83,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
             claim_timeout: CLAIM_PATIENCE,
         },
         hash_key()?,
+        sharing,
     );
     let domains = Arc::new(DomainMap::default());
     let links = Links::new(
@@ -113,7 +119,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
             request_timeout: config.timeouts.request,
         },
     });
-    Ok(Built { app, stores, allocator, domains })
+    Ok(Built { app, stores, allocator, domains, redis })
 }
 
 /// Two random words for L1's keyed hash, new in each process.
@@ -160,6 +166,9 @@ impl Built {
         let deadline = Deadline::after(Instant::now(), START_PATIENCE);
         if let Err(error) = self.allocator.shutdown(deadline).await {
             tracing::warn!(%error, "unused codes could not be given back; they are skipped");
+        }
+        if let Some(redis) = &self.redis {
+            redis.handle.close();
         }
         let stores = self.stores;
         // Blocks while the last commits are finished.

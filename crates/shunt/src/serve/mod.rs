@@ -10,6 +10,7 @@ mod banner;
 mod handover;
 mod logging;
 mod samples;
+mod sharing;
 mod sockets;
 
 use std::sync::Arc;
@@ -137,6 +138,7 @@ fn start(
     pipeline.pause_worker(!config.clicks.worker);
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), crate::commit()));
     samples::register(&metrics, built, &pipeline);
+    sharing::start(runtime, &built.app.resolver, built.redis.as_ref());
 
     let shared = Arc::new(shared(config, runtime, built, &metrics));
     runtime.block_on(background::refresh_visitor_secret(&shared, &*built.stores.meta))?;

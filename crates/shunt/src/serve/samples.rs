@@ -8,7 +8,7 @@ use shunt_http::listener::core::Shared;
 use shunt_http::metrics::{Metrics, Sample};
 use shunt_http::ops::{Degraded, Probe};
 
-use super::Built;
+use super::{Built, sharing};
 use crate::config::Config;
 
 fn get(counter: &AtomicU64) -> u64 {
@@ -34,6 +34,8 @@ pub(super) fn register(metrics: &Metrics, built: &Built, pipeline: &Arc<Pipeline
             ),
         ]
     });
+    let (resolver, redis) = (Arc::clone(&built.app.resolver), built.redis.clone());
+    metrics.add_source(move || sharing::samples(&resolver, redis.as_ref()));
     let backend = Arc::clone(&built.stores.backend);
     metrics.add_source(move || backend.samples());
     let pipeline = Arc::downgrade(pipeline);
@@ -116,11 +118,12 @@ fn click_samples(stats: &PipelineStats) -> Vec<Sample> {
 
 /// What `/readyz` names. Nothing here makes a node unready by itself: it serves what it has.
 pub(super) fn probe(built: &Built, pipeline: &Arc<Pipeline>, config: &Config) -> Probe {
+    let (resolver, redis) = (Arc::clone(&built.app.resolver), built.redis.clone());
     let backend = Arc::clone(&built.stores.backend);
     let pipeline = Arc::downgrade(pipeline);
     let worker_wanted = config.clicks.worker;
     Arc::new(move || {
-        let mut degraded = Vec::new();
+        let mut degraded = sharing::degraded(&resolver, redis.as_ref());
         let mut say = |part, what: String| degraded.push(Degraded { part, what, unready: false });
         if let Some(stats) = pipeline.upgrade().map(|pipeline| pipeline.stats()) {
             let error = stats.spool_error.clone().unwrap_or_default();

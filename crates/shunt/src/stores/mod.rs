@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shunt_domain::ports::{
-    CodePool, CreateOnce, DomainStore, IdempotencyStore, KeyStore, LinkQuery, LinkReader,
-    LinkWriter, MetaStore, NodeId, RangeLeases, RollupStore,
+    ChangeFeed, CodePool, CreateOnce, DomainStore, IdempotencyStore, KeyStore, LinkQuery,
+    LinkReader, LinkWriter, MetaStore, NodeId, RangeLeases, RollupStore,
 };
 use shunt_http::metrics::Sample;
 
@@ -44,6 +44,8 @@ pub struct Stores {
     pub pool: Arc<dyn CodePool>,
     /// Leases of counter values.
     pub leases: Arc<dyn RangeLeases>,
+    /// Changes of links by all processes over this store, where there can be several.
+    pub feed: Option<Arc<dyn ChangeFeed>>,
     /// Roll-ups of clicks.
     pub rollups: Arc<dyn RollupStore>,
     /// This data directory's number.

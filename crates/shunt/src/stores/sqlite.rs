@@ -55,6 +55,8 @@ pub(super) async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Stor
         meta: port.clone(),
         pool: port.clone(),
         leases: port,
+        // One process has it.
+        feed: None,
         rollups: rollup_port,
         node,
         backend: Arc::new(Embedded { store, rollups, place }),

@@ -1,12 +1,10 @@
-//! Stores, caches, events.
+//! The stores.
 
-use std::time::Duration;
-
-use super::super::super::parse::{Raw, count, duration, size, word};
+use super::super::super::parse::{Raw, count, size, word};
 use super::super::super::urls::postgres;
-use super::super::super::{CacheUrl, Durability, EventsUrl, StoreUrl};
+use super::super::super::{Durability, StoreUrl};
 use super::super::{Flag, Setting};
-use super::{DAY, KIB, SECOND, TIB};
+use super::TIB;
 
 /// See the module.
 pub(super) const PART: &[Setting] = &[
@@ -94,56 +92,5 @@ pub(super) const PART: &[Setting] = &[
             };
             Ok(())
         }
-    ),
-    setting!(
-        secret
-        "cache.url",
-        "SHUNT_CACHE",
-        Flag::Serve("cache"),
-        "none",
-        "URL or none",
-        "The cache shared by several nodes. This build has none.",
-        to!(cache.url, |raw: &Raw| CacheUrl::parse(raw.text()?))
-    ),
-    setting!(
-        "cache.l1_bytes",
-        "SHUNT_CACHE_L1_BYTES",
-        Flag::No,
-        "128MiB",
-        "size",
-        "The bound of the cache in this process; a link takes about 110 bytes and its target. Too \
-         high: memory. Too low: more redirects have to ask the store.",
-        to!(cache.l1_bytes, |raw| size(raw, (64 * KIB)..=TIB))
-    ),
-    setting!(
-        "cache.max_stale",
-        "SHUNT_CACHE_MAX_STALE",
-        Flag::No,
-        "24h",
-        "duration",
-        "How long a cached link goes on being served while the store does not answer at all. Too \
-         high: a link taken down elsewhere is served longer in an outage. Too low: an outage of \
-         the store becomes one of the redirects.",
-        to!(cache.max_stale, |raw| duration(raw, Duration::ZERO..=(DAY * 30)))
-    ),
-    setting!(
-        "cache.negative_ttl",
-        "SHUNT_CACHE_NEGATIVE_TTL",
-        Flag::No,
-        "1s",
-        "duration",
-        "How long \"there is no such link\" is repeated without asking the store; at most 1s. Too \
-         low: scans for codes reach the store.",
-        to!(cache.negative_ttl, |raw| duration(raw, Duration::ZERO..=SECOND))
-    ),
-    setting!(
-        secret
-        "events.url",
-        "SHUNT_EVENTS",
-        Flag::Serve("events"),
-        "local",
-        "URL or local",
-        "Where click events go. local: into the spool on this machine's disk.",
-        to!(events, |raw: &Raw| EventsUrl::parse(raw.text()?))
     ),
 ];

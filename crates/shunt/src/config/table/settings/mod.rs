@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Setting;
 
+mod cache;
 mod data;
 mod network;
 mod places;
@@ -18,7 +19,8 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 /// The files of this directory in the order of the page.
-const PARTS: [&[Setting]; 4] = [places::PART, data::PART, network::PART, service::PART];
+const PARTS: [&[Setting]; 5] =
+    [places::PART, data::PART, cache::PART, network::PART, service::PART];
 
 /// How many settings there are.
 const COUNT: usize = {

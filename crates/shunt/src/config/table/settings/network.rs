@@ -1,13 +1,24 @@
-//! TLS, proxies, deadlines and bounds.
+//! Where events go, TLS, proxies, deadlines and bounds.
 
 use std::time::Duration;
 
-use super::super::super::parse::{address, boolean, count, duration, path, size};
+use super::super::super::EventsUrl;
+use super::super::super::parse::{Raw, address, boolean, count, duration, path, size};
 use super::super::{Flag, Setting};
 use super::{HOUR, KIB, MIB, MILLI};
 
 /// See the module.
 pub(super) const PART: &[Setting] = &[
+    setting!(
+        secret
+        "events.url",
+        "SHUNT_EVENTS",
+        Flag::Serve("events"),
+        "local",
+        "URL or local",
+        "Where click events go. local: into the spool on this machine's disk.",
+        to!(events, |raw: &Raw| EventsUrl::parse(raw.text()?))
+    ),
     setting!(
         "tls.listen",
         "SHUNT_TLS_LISTEN",
