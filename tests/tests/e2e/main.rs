@@ -24,6 +24,7 @@ mod limits;
 mod links;
 mod postgres;
 mod redirects;
+mod redis;
 mod restart;
 mod seeing;
 mod slow;
