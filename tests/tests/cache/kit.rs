@@ -20,6 +20,9 @@ use shunt_redis::{Handle, RedisBus, RedisCache, RedisOptions};
 use shunt_store::postgres::{PostgresOptions, PostgresStore};
 use tokio::sync::Notify;
 
+/// How long a look may take that is there at once.
+const GLANCE: Duration = Duration::from_millis(100);
+
 /// For a call to the store.
 pub(crate) fn soon() -> Deadline {
     Deadline::after(Instant::now(), Duration::from_secs(5))
@@ -194,6 +197,18 @@ impl World {
     pub(crate) fn look(&self, at: usize, key: &LinkKey) -> Result<(Kind, String), StoreError> {
         let entry = self.run(self.nodes[at].resolver.resolve(key))?;
         Ok((entry.kind(), entry.target().to_owned()))
+    }
+
+    /// The same, if it is there at once.
+    pub(crate) fn glance(
+        &self,
+        at: usize,
+        key: &LinkKey,
+    ) -> Option<Result<(Kind, String), StoreError>> {
+        let resolver = &self.nodes[at].resolver;
+        let look = async { tokio::time::timeout(GLANCE, resolver.resolve(key)).await.ok() };
+        let entry = self.run(look)?;
+        Some(entry.map(|entry| (entry.kind(), entry.target().to_owned())))
     }
 
     pub(crate) fn target(&self, at: usize, key: &LinkKey) -> String {

@@ -26,6 +26,7 @@ mod postgres;
 mod redirects;
 mod redis;
 mod restart;
+mod scaling;
 mod seeing;
 mod slow;
 mod smuggling;
