@@ -7,9 +7,11 @@
 //!
 //! Linux only, and Debian's tools by name: `setpriv` (util-linux) always, `strace`, `nginx`,
 //! `prlimit`, `chromedriver`, PostgreSQL's programs, `pgbouncer`, `redis-server`, `redis-cli` and
-//! `haproxy` where a value uses them; `tansu` is cargo's.
+//! `haproxy` where a value uses them; `tansu` is cargo's. Citus is in no
+//! package: [`citus::installed`] says whether it is there.
 
 pub mod chromedriver;
+pub mod citus;
 pub mod deploy;
 pub mod faults;
 pub mod haproxy;
@@ -30,6 +32,7 @@ pub mod tree;
 pub mod wait;
 
 pub use chromedriver::Chromedriver;
+pub use citus::Citus;
 pub use haproxy::Haproxy;
 pub use http::{Address, Connection, Request, Response};
 pub use local::Local;

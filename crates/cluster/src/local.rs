@@ -8,7 +8,6 @@
 //! data, ports and secrets are the directory's and the same at the next start; a directory has one
 //! [`Local`] at a time.
 
-mod citus;
 mod data;
 mod heal;
 mod nodes;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{DATABASE, Local, Slot, citus};
+use super::{DATABASE, Local, Slot};
 use crate::postgres::Setup;
-use crate::{PgBouncer, Postgres, Redis};
+use crate::{PgBouncer, Postgres, Redis, citus};
 
 /// The primary and its standbys.
 const COPIES: usize = 3;
@@ -68,7 +68,7 @@ impl Local {
         self.citus = !self.path("shard-1").exists() && citus::installed()?;
         for number in 0..SHARDS {
             let name = self.name(Slot::Shard(number));
-            let setup = if self.citus { citus::setup() } else { Postgres::setup() };
+            let setup = if self.citus { citus::node() } else { Postgres::setup() };
             let setup = modest(setup).name(&name.replace('-', "_"));
             self.shards.push(setup.at(self.path(&name)).reserve()?);
         }
@@ -96,7 +96,8 @@ impl Local {
         }
         if self.citus {
             progress("Citus: the workers join");
-            citus::join(&self.shards, DATABASE)?;
+            let (coordinator, workers) = self.shards.split_first().context("no coordinator")?;
+            citus::join(coordinator, workers, DATABASE)?;
         }
         Ok(())
     }
