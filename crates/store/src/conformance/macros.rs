@@ -38,6 +38,23 @@ macro_rules! conformance_together {
     };
 }
 
+/// The same without `#[test]`: for stores whose servers are too dear to be started for each port.
+#[macro_export]
+macro_rules! conformance_function {
+    ($port:ident, $make:expr, [$($fact:ident),* $(,)?]) => {
+        pub fn $port() {
+            let mut next = $make();
+            let mut facts = $crate::conformance::Facts::default();
+            $(
+                facts.check(stringify!($fact), async {
+                    $crate::conformance::$port::$fact(next()).await;
+                });
+            )*
+            facts.end();
+        }
+    };
+}
+
 /// The facts of every port that the embedded store has. `how` is `conformance_facts` unless said
 /// otherwise.
 #[macro_export]

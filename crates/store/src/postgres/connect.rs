@@ -5,8 +5,8 @@
 //! that follows it is handed over.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -21,6 +21,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{Fault, PostgresError};
 use super::options::{PostgresOptions, TlsMode};
+use super::statements;
 use super::stats::{PostgresStats, count};
 
 /// How long a silent peer is trusted. Together with the probes below a dead one is found within
@@ -47,6 +48,8 @@ impl Warnings {
 pub(super) struct Connected {
     pub(super) client: Arc<Client>,
     pub(super) warnings: Arc<Warnings>,
+    /// Whether the server is the coordinator of a Citus cluster.
+    pub(super) is_cluster: bool,
     carrier: AbortHandle,
 }
 
@@ -64,6 +67,8 @@ pub(super) struct Connector {
     timeout: Duration,
     address: String,
     stats: Arc<PostgresStats>,
+    /// Asked on the first connection; a database does not become a cluster's while we use it.
+    is_cluster: OnceLock<bool>,
 }
 
 impl std::fmt::Debug for Connector {
@@ -116,7 +121,8 @@ impl Connector {
             }
         };
         let timeout = options.connect_timeout;
-        Ok(Self { config, tls, timeout, address: options.address(), stats })
+        let (address, is_cluster) = (options.address(), OnceLock::new());
+        Ok(Self { config, tls, timeout, address, stats, is_cluster })
     }
 
     /// The addresses, for messages.
@@ -137,7 +143,7 @@ impl Connector {
             }
         };
         let connected = match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(result) => result.map_err(|error| Fault::from(&error)),
+            Ok(result) => result,
             Err(_) => Err(Fault::lost(format!("no connection within {:?}", self.timeout))),
         };
         count(match &connected {
@@ -147,10 +153,7 @@ impl Connector {
         connected
     }
 
-    async fn connect_by<T>(
-        &self,
-        tls: T,
-    ) -> Result<(Connected, JoinHandle<()>), tokio_postgres::Error>
+    async fn connect_by<T>(&self, tls: T) -> Result<(Connected, JoinHandle<()>), Fault>
     where
         T: MakeTlsConnect<Socket>,
         T::Stream: Send + 'static,
@@ -160,7 +163,15 @@ impl Connector {
         let warnings = Arc::<Warnings>::default();
         let task = tokio::spawn(carry(connection, Arc::clone(&warnings)));
         let carrier = task.abort_handle();
-        Ok((Connected { client: Arc::new(client), warnings, carrier }, task))
+        let is_cluster = match self.is_cluster.get() {
+            Some(known) => *known,
+            None => {
+                let rows = client.query_typed(statements::CLUSTER.sql, &[]).await?;
+                let found = rows.first().is_some_and(|row| row.try_get(0).unwrap_or(false));
+                *self.is_cluster.get_or_init(|| found)
+            }
+        };
+        Ok((Connected { client: Arc::new(client), warnings, is_cluster, carrier }, task))
     }
 
     /// Why the server can't be used, in words for whoever starts the program.

@@ -198,7 +198,8 @@ impl Batch {
 /// Writes rows by COPY: into a table of the transaction's own, and from there those whose keys are
 /// free. Says of each whether it was inserted.
 async fn copy(session: &Session, records: &[Record<'_>]) -> Result<Vec<bool>, Failure> {
-    session.begin(&statements::STAGE, &[]).await?;
+    session.begin(&statements::ONE_CONNECTION_A_NODE, &[]).await?;
+    session.read(&statements::STAGE, &[]).await?;
     let types: Vec<Type> = statements::staged_types();
     let positions: Vec<i64> = (0..).take(records.len()).collect();
     let rows = records.iter().zip(&positions).map(|(record, at)| {
@@ -321,6 +322,10 @@ impl Creator {
         loop {
             // First the connection, then the creates: more of them may come meanwhile.
             let lease = self.pool.lease().await;
+            if lease.as_ref().is_ok_and(|lease| lease.connected.is_cluster) {
+                // One row is one statement for one node; two are a transaction of two nodes.
+                flight.one_by_one();
+            }
             let Some(creates) = flight.take(|create| !create.reply.is_closed()) else {
                 if let Ok(lease) = lease {
                     lease.give_back();

@@ -266,6 +266,14 @@ pub enum PostgresError {
         /// The schema needed here.
         known: i32,
     },
+    /// The database is a Citus cluster and its tables are on the coordinator.
+    #[error(
+        "the database is a Citus cluster, but {tables} is not distributed; run `shunt migrate`"
+    )]
+    NotDistributed {
+        /// Their names.
+        tables: String,
+    },
     /// The tables were made by a later version of this program.
     #[error(
         "the database has schema {found}, this program knows up to {known}; start the newer program that migrated it"

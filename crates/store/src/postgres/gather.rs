@@ -15,24 +15,30 @@ const MAX_WAITING: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Gather<J> {
     queue: Mutex<Queue<J>>,
-    max_flights: usize,
-    max_jobs: usize,
 }
 
 #[derive(Debug)]
 struct Queue<J> {
     jobs: VecDeque<J>,
     flights: usize,
+    max_flights: usize,
+    max_jobs: usize,
 }
 
 impl<J> Gather<J> {
     /// At most `max_flights` at a time, each with at most `max_jobs`.
     pub(super) fn new(max_flights: usize, max_jobs: usize) -> Self {
-        Self {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), flights: 0 }),
-            max_flights: max_flights.max(1),
-            max_jobs: max_jobs.clamp(1, 1_000),
-        }
+        let jobs = VecDeque::new();
+        let max_flights = max_flights.max(1);
+        let max_jobs = max_jobs.clamp(1, 1_000);
+        Self { queue: Mutex::new(Queue { jobs, flights: 0, max_flights, max_jobs }) }
+    }
+
+    /// From now on each job flies alone, in at most `max_flights` at a time.
+    pub(super) fn one_by_one(&self, max_flights: usize) {
+        let mut queue = lock(&self.queue);
+        queue.max_flights = max_flights.max(1);
+        queue.max_jobs = 1;
     }
 
     /// Adds a job. With `Some`, the caller starts one more flight.
@@ -45,7 +51,7 @@ impl<J> Gather<J> {
             return Err(StoreError::Unavailable("too many calls are waiting".to_owned()));
         }
         queue.jobs.push_back(job);
-        if queue.flights >= self.max_flights {
+        if queue.flights >= queue.max_flights {
             return Ok(None);
         }
         queue.flights += 1;
@@ -65,8 +71,9 @@ impl<J> Flight<J> {
     /// over.
     pub(super) fn take(&mut self, wanted: impl Fn(&J) -> bool) -> Option<Vec<J>> {
         let mut queue = lock(&self.gather.queue);
-        let mut jobs = Vec::with_capacity(queue.jobs.len().min(self.gather.max_jobs));
-        while jobs.len() < self.gather.max_jobs
+        let max_jobs = queue.max_jobs;
+        let mut jobs = Vec::with_capacity(queue.jobs.len().min(max_jobs));
+        while jobs.len() < max_jobs
             && let Some(job) = queue.jobs.pop_front()
         {
             if wanted(&job) {
@@ -80,6 +87,12 @@ impl<J> Flight<J> {
             return None;
         }
         Some(jobs)
+    }
+
+    /// From now on each job flies alone, in no more flights than before.
+    pub(super) fn one_by_one(&self) {
+        let max_flights = lock(&self.gather.queue).max_flights;
+        self.gather.one_by_one(max_flights);
     }
 
     /// Puts jobs back to the front, in their order.
@@ -120,6 +133,18 @@ mod tests {
         assert_eq!(third.take(|_| true), None);
         drop(second);
         assert!(gather.push(8).unwrap().is_some(), "one that broke off is over as well");
+    }
+
+    #[test]
+    fn jobs_fly_alone_where_that_is_better() {
+        let gather = Arc::new(Gather::new(1, 3));
+        let mut first = gather.push(0).unwrap().unwrap();
+        assert!(gather.push(1).unwrap().is_none());
+        gather.one_by_one(2);
+        let mut second = gather.push(2).unwrap().expect("there may be more flights now");
+        assert_eq!(first.take(|_| true), Some(vec![0]));
+        assert_eq!(second.take(|_| true), Some(vec![1]));
+        assert_eq!(first.take(|_| true), Some(vec![2]));
     }
 
     #[test]

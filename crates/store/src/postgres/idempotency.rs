@@ -47,8 +47,6 @@ struct Attempt {
     lease_until: Micros,
     status: Option<i16>,
     response: Option<Vec<u8>>,
-    /// Its process is the latest one of its node.
-    alive: bool,
 }
 
 impl Attempt {
@@ -62,8 +60,17 @@ impl Attempt {
             lease_until: row::get(row, 5)?,
             status: row::get(row, 6)?,
             response: row::get(row, 7)?,
-            alive: row::get(row, 8)?,
         })
+    }
+
+    /// Whether its lease counts: it runs, and its process is the latest one of its node.
+    async fn is_running(&self, session: &Session, now: Timestamp) -> Result<bool, Failure> {
+        if self.lease_until.timestamp() <= now {
+            return Ok(false);
+        }
+        let rows = session.read(&statements::LATEST_BOOT, &[&self.node]).await?;
+        let latest = rows.first().map(|row| row::get::<i64>(row, 0)).transpose()?;
+        Ok(latest == Some(self.boot))
     }
 }
 
@@ -88,7 +95,7 @@ async fn earlier(
             let status = u16::try_from(status).map_err(bad_value)?;
             return Ok(Some(IdempotencyState::Done { status, response }));
         }
-        if earlier.alive && earlier.lease_until.timestamp() > request.now {
+        if earlier.is_running(session, request.now).await? {
             return Ok(Some(IdempotencyState::Running));
         }
         let number = boot.number(session).await?;

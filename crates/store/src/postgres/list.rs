@@ -287,7 +287,11 @@ async fn count(session: &Session, left: std::time::Duration) -> Result<u64, Fail
         if count < most || most == COUNTED_WITHOUT_STATISTICS {
             return Ok(count.unsigned_abs());
         }
-        let rows = session.read(&statements::ESTIMATE, &[]).await?;
+        let estimate = match session.is_cluster() {
+            true => &statements::ESTIMATE_SHARDS,
+            false => &statements::ESTIMATE,
+        };
+        let rows = session.read(estimate, &[]).await?;
         let row = rows.first().ok_or_else(|| super::store::missing("statistics"))?;
         if let Some(estimate) = row::get::<Option<i64>>(row, 0)? {
             return Ok(estimate.max(count).unsigned_abs());

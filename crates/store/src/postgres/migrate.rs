@@ -2,12 +2,16 @@
 //!
 //! All steps that are missing are one transaction under one advisory lock, so a migration happens
 //! whole or not at all, and once however many programs try. The lock is the transaction's: nothing
-//! is left behind in a session. Give the server's own address, not a pooler's: a pooler may have
+//! is left behind in a session. On Citus every table is then put where it belongs, in the same
+//! transaction, also when there was no other step: that is how a database becomes a cluster. Give the server's own address, not a pooler's: a pooler may have
 //! limits of time that are right for everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use shunt_domain::ports::BoxFuture;
+
+use super::citus;
 use super::connect::{Connected, Connector};
 use super::error::{Fault, PostgresError};
 use super::options::PostgresOptions;
@@ -36,6 +40,16 @@ pub struct Migrated {
 /// # Errors
 /// [`PostgresError`] says what is in the way and what to do; nothing has changed then.
 pub fn migrate(options: &PostgresOptions) -> Result<Migrated, PostgresError> {
+    blocking(options, |connector, connected| Box::pin(steps(connector, connected)))
+}
+
+/// Does something with a connection of its own, and waits for it on any thread.
+pub(super) fn blocking<T: Send + 'static>(
+    options: &PostgresOptions,
+    work: impl for<'a> FnOnce(&'a Connector, &'a Connected) -> BoxFuture<'a, Result<T, PostgresError>>
+    + Send
+    + 'static,
+) -> Result<T, PostgresError> {
     let connector = Connector::new(options, Arc::default())?;
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -45,25 +59,27 @@ pub fn migrate(options: &PostgresOptions) -> Result<Migrated, PostgresError> {
         runtime.block_on(async {
             let connected = connector.connect().await;
             let (connected, _) = connected.map_err(|fault| connector.explain(&fault))?;
-            let migrated = steps(&connector, &connected).await;
-            if migrated.is_err() {
+            let done = work(&connector, &connected).await;
+            if done.is_err() {
                 connected.cut();
             }
-            migrated
+            done
         })
     };
     // A thread of its own, because the caller's may have a runtime that must not be blocked twice.
-    let thread = std::thread::Builder::new().name("migrate".to_owned()).spawn(work);
+    let thread = std::thread::Builder::new().name("postgres".to_owned()).spawn(work);
     let thread = thread.map_err(|error| {
         PostgresError::Options(format!("can't start threads for PostgreSQL: {error}"))
     })?;
     thread.join().unwrap_or_else(|_| {
-        Err(PostgresError::Options("the migration broke off; this is a bug".to_owned()))
+        Err(PostgresError::Options(
+            "what was asked of PostgreSQL broke off; this is a bug".to_owned(),
+        ))
     })
 }
 
 /// One statement of the registry.
-async fn ask(
+pub(super) async fn ask(
     connected: &Connected,
     statement: &Statement,
     params: &[Param<'_>],
@@ -94,6 +110,8 @@ async fn steps(connector: &Connector, connected: &Connected) -> Result<Migrated,
         let note: [Param<'_>; 3] = [&migration.version, &migration.name, &checksum];
         ask(connected, &statements::MIGRATION_NOTE, &note).await.map_err(refused(&what))?;
     }
+    let laid_out = citus::lay_out(connected).await;
+    laid_out.map_err(|(what, fault)| refusal(connector, what, &fault))?;
     let done = connected.client.batch_execute("COMMIT").await.map_err(Fault::from);
     done.map_err(refused("to commit"))?;
     Ok(Migrated { from, to: known() })
@@ -133,6 +151,13 @@ pub(super) async fn check(connector: &Connector) -> Result<(), PostgresError> {
     let found = applied(connector, &connected).await?;
     if found < known() {
         return Err(PostgresError::Outdated { found, known: known() });
+    }
+    let tables = citus::not_laid_out(&connected).await;
+    let tables = tables.map_err(|fault| {
+        refusal(connector, "to say how its tables are distributed".to_owned(), &fault)
+    })?;
+    if !tables.is_empty() {
+        return Err(PostgresError::NotDistributed { tables: tables.join(", ") });
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! for how connections are used, `database` for what the ports see of them, then [`statements`],
 //! `schema` and one module per port. Why it is so: docs/adr/ on the PostgreSQL store.
 
+pub mod citus;
 mod codes;
 mod connect;
 mod create;

@@ -108,7 +108,6 @@ pub(super) struct Readers {
     clock: Instant,
     stall_timeout: Duration,
     fail_fast_after: Duration,
-    one_by_one: bool,
     closed: AtomicBool,
     stats: Arc<PostgresStats>,
 }
@@ -134,7 +133,6 @@ impl Readers {
             clock: Instant::now(),
             stall_timeout: options.stall_timeout,
             fail_fast_after: options.fail_fast_after,
-            one_by_one,
             closed: AtomicBool::new(false),
             stats: Arc::clone(stats),
         });
@@ -161,6 +159,10 @@ impl Readers {
             match connector.connect().await {
                 Ok((connected, ended)) => {
                     pause = None;
+                    if connected.is_cluster {
+                        // One row is one statement for one node; many are one for all nodes.
+                        self.gather.one_by_one(self.slots.len() * PIPELINED);
+                    }
                     self.health.good();
                     let shared = Arc::new(Shared {
                         connected,
@@ -352,7 +354,6 @@ impl Readers {
                 self.ask(shared, get.sql, &get.typed(&params)).await
             }
             _ => {
-                debug_assert!(!self.one_by_one, "reads are not to be gathered");
                 let mut codes: Vec<&str> = reads.iter().map(|r| r.key.code.as_str()).collect();
                 codes.sort_unstable();
                 codes.dedup();

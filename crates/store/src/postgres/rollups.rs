@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use shunt_domain::ports::{
     BootId, BoxFuture, HourRow, LedgerRow, NodeId, RollupBatch, RollupRefusal, RollupStore,
     SeqRange, Totals,
@@ -131,18 +132,24 @@ impl Runs {
     }
 }
 
-/// Locks the marks of these streams and reads them.
+/// Locks the marks of these streams, which are sorted, and reads them.
 async fn lock_marks(
     session: &Session,
     streams: &[Stream],
 ) -> Result<BTreeMap<Stream, Runs>, Failure> {
-    let lanes: Vec<i16> = streams.iter().map(|stream| stream.lane).collect();
-    let nodes: Vec<i64> = streams.iter().map(|stream| stream.node).collect();
-    let boots: Vec<i64> = streams.iter().map(|stream| stream.boot).collect();
-    let params: [Param<'_>; 3] = [&lanes, &nodes, &boots];
-    let rows = session.read(&statements::MARKS_LOCK, &params).await?;
-    let runs = rows.iter().map(|row| Ok((Stream::read(row)?, Runs::read(row, 3)?)));
-    Ok(runs.collect::<Result<_, StoreError>>()?)
+    let of_one_lane = async |streams: &[Stream]| {
+        let lane = streams.first().map(|stream| stream.lane);
+        let nodes: Vec<i64> = streams.iter().map(|stream| stream.node).collect();
+        let boots: Vec<i64> = streams.iter().map(|stream| stream.boot).collect();
+        session.read(&statements::MARKS_LOCK, &[&lane, &nodes, &boots]).await
+    };
+    // All are sent before an answer is waited for, in the order of lanes.
+    let lanes = streams.chunk_by(|a, b| a.lane == b.lane).map(of_one_lane);
+    let mut marks = BTreeMap::new();
+    for row in join_all(lanes).await.into_iter().collect::<Result<Vec<_>, _>>()?.iter().flatten() {
+        marks.insert(Stream::read(row)?, Runs::read(row, 3)?);
+    }
+    Ok(marks)
 }
 
 /// Writes rows by statements of at most [`VALUES_ROWS`].

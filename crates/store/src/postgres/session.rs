@@ -102,6 +102,11 @@ impl Session {
         self.hear(answer)
     }
 
+    /// Whether the server is the coordinator of a Citus cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.lease.connected.is_cluster
+    }
+
     /// Runs a statement that changes nothing, or is part of an open transaction.
     pub(super) async fn read(
         &self,

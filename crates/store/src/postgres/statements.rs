@@ -1,9 +1,8 @@
 //! Every statement that this store sends, with what it asks of a cluster.
 //!
-//! On Citus `links` and `idempotency` are distributed by `code` and by `key_hash`, the pool by its
-//! bucket, clicks by their lane; the small tables are reference tables. The class says how many
-//! nodes a statement needs. What redirects and single creates send is [`Class::Router`]; tests
-//! hold the real server's opinion of every text against this table.
+//! Where each table lives on Citus is said in [`super::citus`]; the class says how many nodes a
+//! statement needs there. What redirects and single creates send is [`Class::Router`]; tests hold
+//! the real server's opinion of every text against this table, plain and Citus.
 
 use std::fmt::Write as _;
 
@@ -16,13 +15,15 @@ use super::session::Param;
 pub enum Class {
     /// One shard, named by the distribution column.
     Router,
-    /// A small table that every node has.
+    /// A small table that every node has: read where one is, written everywhere.
     Reference,
     /// All shards, or those of many rows.
     MultiShard,
     /// Makes or fills tables.
     Ddl,
-    /// No table at all.
+    /// About a cluster's own tables and nodes: other servers don't understand it.
+    Cluster,
+    /// Nothing but the server that is asked: tables that it alone has, or no table at all.
     Local,
 }
 
@@ -349,6 +350,52 @@ statements! {
          FROM pg_class AS t, pg_class AS i
          WHERE t.oid = 'links'::regclass AND i.oid = 'links_owner'::regclass";
 
+    /// The same for the shards of a cluster, each with the statistics of its own.
+    ESTIMATE_SHARDS: Cluster [] =
+        "SELECT CASE WHEN count(*) = count(result) THEN sum(result::bigint)::bigint END FROM (
+             SELECT nullif(result, '') AS result FROM run_command_on_shards('links', $$
+                 SELECT CASE
+                     WHEN pg_relation_size(t.oid) = 0 THEN 0
+                     WHEN t.relpages > 0 AND i.reltuples >= 0 THEN (i.reltuples / t.relpages
+                         * (pg_relation_size(t.oid) / current_setting('block_size')::bigint))::bigint
+                     END
+                 FROM pg_class AS t, pg_class AS i
+                 WHERE t.oid = '%1$s'::regclass
+                   AND i.oid = replace('%1$s', 'links_', 'links_owner_')::regclass $$)) AS shards";
+
+    /// Whether the database is a Citus cluster's.
+    CLUSTER: Local [] = "SELECT EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'citus')";
+    /// How each table of a schema is spread: `h` by hash of the column, `n` a copy on every node.
+    SPREAD: Cluster [] =
+        "SELECT logicalrelid::regclass::text, partmethod::text,
+             column_to_column_name(logicalrelid, partkey)
+         FROM pg_dist_partition ORDER BY 1";
+    DISTRIBUTE: Cluster [TEXT, TEXT, TEXT] =
+        "SELECT create_distributed_table($1::regclass, $2, colocate_with => $3)";
+    REPLICATE: Cluster [TEXT] = "SELECT create_reference_table($1::regclass)";
+    /// The nodes that are known: where, whether work is sent there, whether shards are, and
+    /// whether it is the coordinator. Standbys are left out.
+    NODES: Cluster [] =
+        "SELECT nodename || ':' || nodeport, isactive, shouldhaveshards, groupid = 0
+         FROM pg_dist_node WHERE noderole = 'primary' ORDER BY nodeid";
+    /// What a node says of a setting; not `t` when it can't be asked.
+    WAL_LEVELS: Cluster [] =
+        "SELECT nodename || ':' || nodeport, success, result
+         FROM run_command_on_all_nodes('SHOW wal_level') JOIN pg_dist_node USING (nodeid)
+         ORDER BY nodeid";
+    /// Tables that are spread and have no primary key.
+    WITHOUT_KEY: Cluster [] =
+        "SELECT logicalrelid::regclass::text FROM pg_dist_partition
+         WHERE partmethod = 'h' AND NOT EXISTS (
+             SELECT 1 FROM pg_index WHERE indrelid = logicalrelid AND indisprimary)
+         ORDER BY 1";
+    /// What is in a table when it is distributed stays in the coordinator's file, unseen.
+    FORGET_LOCAL: Cluster [TEXT] = "SELECT truncate_local_data_after_distributing_table($1::regclass)";
+    /// Rows for many shards go over one connection to each node: in bulk that is the faster way.
+    /// A server that is no cluster has no use for the setting and does not mind it.
+    ONE_CONNECTION_A_NODE: Local [] =
+        "SELECT set_config('citus.max_adaptive_executor_pool_size', '1', true)";
+
     /// One program migrates at a time; the lock ends with the transaction.
     MIGRATION_LOCK: Local [INT8] = "SELECT pg_advisory_xact_lock($1)";
     MIGRATION_PATIENCE: Local [TEXT] = "SELECT set_config('lock_timeout', $1, true)";
@@ -363,9 +410,11 @@ statements! {
         "INSERT INTO shunt_migrations (version, name, checksum) VALUES ($1, $2, $3)";
 
     /// This process is the latest one of its node.
-    BOOT: Reference [INT8] =
+    BOOT: Local [INT8] =
         "INSERT INTO nodes (node, boot) VALUES ($1, 1)
          ON CONFLICT (node) DO UPDATE SET boot = nodes.boot + 1 RETURNING boot";
+    /// The latest process of a node.
+    LATEST_BOOT: Local [INT8] = "SELECT boot FROM nodes WHERE node = $1";
     ATTEMPT_NOTE: Router [
         BYTEA, INT8, BYTEA, TEXT, TIMESTAMPTZ, INT8, INT8, TIMESTAMPTZ, INT2, BYTEA
     ] =
@@ -374,9 +423,7 @@ statements! {
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (key_hash, scope) DO NOTHING RETURNING scope";
     ATTEMPT: Router [BYTEA, INT8] =
-        "SELECT request_hash, choice, began_at, node, boot, lease_until, status, response,
-             EXISTS (SELECT 1 FROM nodes
-                     WHERE nodes.node = idempotency.node AND nodes.boot = idempotency.boot)
+        "SELECT request_hash, choice, began_at, node, boot, lease_until, status, response
          FROM idempotency WHERE key_hash = $1 AND scope = $2";
     /// Takes a lease over that ran out, or whose process is gone, from whoever is known to have it.
     ATTEMPT_TAKE_OVER: Router [BYTEA, INT8, INT8, INT8, TIMESTAMPTZ, INT8, INT8, TIMESTAMPTZ] =
@@ -426,10 +473,10 @@ statements! {
     /// Removes a value that is exactly this one.
     META_USE_UP: Reference [TEXT, BYTEA] =
         "DELETE FROM meta WHERE name = $1 AND value = $2 RETURNING name";
-    SECRETS_FORGET: Reference [INT8] = "DELETE FROM visitor_secrets WHERE day < $1";
-    SECRET_ADD: Reference [INT8, BYTEA] =
+    SECRETS_FORGET: Local [INT8] = "DELETE FROM visitor_secrets WHERE day < $1";
+    SECRET_ADD: Local [INT8, BYTEA] =
         "INSERT INTO visitor_secrets (day, secret) VALUES ($1, $2) ON CONFLICT (day) DO NOTHING";
-    SECRET: Reference [INT8] = "SELECT secret FROM visitor_secrets WHERE day = $1";
+    SECRET: Local [INT8] = "SELECT secret FROM visitor_secrets WHERE day = $1";
 
     /// One row of the pool, whoever else takes rows at the same time.
     POOL_CLAIM: Router [INT2] =
@@ -440,7 +487,7 @@ statements! {
     POOL_BUCKETS: MultiShard [] = "SELECT DISTINCT bucket FROM code_pool";
     POOL_SIZE: MultiShard [] = "SELECT coalesce(sum(amount), 0)::bigint FROM code_pool";
     /// Takes up to `$1` values of the lowest rest; what is left of it stays.
-    RANGE_REST: Reference [INT8] =
+    RANGE_REST: Local [INT8] =
         "WITH taken AS (
              DELETE FROM range_rests WHERE start =
                  (SELECT start FROM range_rests ORDER BY start LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -450,25 +497,25 @@ statements! {
              SELECT start + $1, stop FROM taken WHERE stop - start > $1)
          SELECT start, CASE WHEN stop - start > $1 THEN start + $1 ELSE stop END FROM taken";
     /// Raises the counter by up to `$1`; nothing when it is used up.
-    RANGE_RAISE: Reference [INT8] =
+    RANGE_RAISE: Local [INT8] =
         "UPDATE counters SET value = CASE WHEN old.value > 9223372036854775807 - $1
              THEN 9223372036854775807 ELSE old.value + $1 END
          FROM (SELECT value FROM counters WHERE name = 'range_high' FOR UPDATE) AS old
          WHERE counters.name = 'range_high' AND old.value < 9223372036854775807
          RETURNING old.value, counters.value";
-    RANGE_GIVE_BACK: Reference [INT8, INT8] =
+    RANGE_GIVE_BACK: Local [INT8, INT8] =
         "INSERT INTO range_rests (start, stop) VALUES ($1, $2)";
 
-    /// What was counted of some streams; locks them.
-    MARKS_LOCK: MultiShard [INT2_ARRAY, INT8_ARRAY, INT8_ARRAY] =
+    /// What was counted of some streams of one lane; locks them. Citus locks rows of one shard only.
+    MARKS_LOCK: Router [INT2, INT8_ARRAY, INT8_ARRAY] =
         "SELECT lane, node, boot, runs FROM marks
-         WHERE (lane, node, boot) IN (SELECT * FROM unnest($1, $2, $3))
-         ORDER BY lane, node, boot FOR UPDATE";
+         WHERE lane = $1 AND (node, boot) IN (SELECT * FROM unnest($2, $3))
+         ORDER BY node, boot FOR UPDATE";
     MARKS: MultiShard [INT8] =
         "SELECT lane, node, boot, runs FROM marks WHERE node = $1";
     COUNTED: MultiShard [] =
         "SELECT node, boot, sum(counted)::bigint FROM marks GROUP BY node, boot";
-    LEDGER: Reference [] = "SELECT node, boot, served, lost, at, closed, unknown FROM ledger";
+    LEDGER: MultiShard [] = "SELECT node, boot, served, lost, at, closed, unknown FROM ledger";
     CLICK_TOTALS: Router [INT2, TEXT, INT8] =
         "SELECT clicks, humans, heads FROM totals WHERE lane = $1 AND code = $2 AND domain = $3";
     CLICK_HOURS: Router [INT2, TEXT, INT8, INT8, INT8] =
@@ -505,7 +552,7 @@ rows! {
           clicks = totals.clicks + excluded.clicks, humans = totals.humans + excluded.humans,
           heads = totals.heads + excluded.heads";
     /// What was said later wins; the last word, once said, stays.
-    LEDGER_SAY: Reference, Reference [INT8, INT8, INT8, INT8, TIMESTAMPTZ, BOOL, BOOL] =
+    LEDGER_SAY: Router, MultiShard [INT8, INT8, INT8, INT8, TIMESTAMPTZ, BOOL, BOOL] =
         "INSERT INTO ledger (node, boot, served, lost, at, closed, unknown) VALUES ",
         " ON CONFLICT (node, boot) DO UPDATE SET
           served = excluded.served, lost = excluded.lost, at = excluded.at,
@@ -515,57 +562,4 @@ rows! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::row::RECORD_COLUMNS;
-    use super::*;
-
-    #[test]
-    fn rows_are_numbered_through() {
-        assert_eq!(
-            MARKS_OPEN.sql(2),
-            "INSERT INTO marks (lane, node, boot) VALUES ($1, $2, $3), ($4, $5, $6) \
-             ON CONFLICT (lane, node, boot) DO NOTHING"
-        );
-        assert_eq!(INSERT.types.len(), RECORD_COLUMNS);
-        // PostgreSQL counts parameters with 16 bits.
-        assert!(RECORD_COLUMNS * 1_000 < usize::from(u16::MAX));
-    }
-
-    #[test]
-    fn names_are_told_once_and_parameters_are_all_declared() {
-        let all = all();
-        for (at, statement) in all.iter().enumerate() {
-            let twins = all.iter().filter(|other| other.sql == statement.sql).count();
-            assert_eq!(twins, 1, "{} is there twice", statement.name);
-            let highest = (1..=statement.types.len() + 1)
-                .rev()
-                .find(|n| statement.sql.contains(&format!("${n}")))
-                .unwrap_or(0);
-            assert!(highest <= statement.types.len(), "{at} {}", statement.name);
-        }
-    }
-
-    /// What is sent for each redirect and each single create goes to one node of a cluster.
-    #[test]
-    fn hot_statements_are_router_statements() {
-        for hot in [&GET, &HOLDER, &CLAIM, &ATTEMPT_NOTE, &ATTEMPT_COMPLETE, &POOL_CLAIM] {
-            assert_eq!(hot.class, Class::Router, "{}", hot.name);
-        }
-        assert_eq!(INSERT.classes.0, Class::Router);
-    }
-
-    /// A statement that claims to need one shard says which.
-    #[test]
-    fn router_statements_filter_on_the_column_of_distribution() {
-        for statement in all().iter().filter(|statement| statement.class == Class::Router) {
-            let sql = &statement.sql;
-            let named = ["code = $1", "key_hash = $1", "bucket = $1", "lane = $1"]
-                .iter()
-                .any(|filter| sql.contains(filter));
-            let inserted = ["(code, domain,", "(key_hash,", "(bucket,", "(lane,"]
-                .iter()
-                .any(|columns| sql.starts_with("INSERT") && sql.contains(columns));
-            assert!(named || inserted, "{}: {sql}", statement.name);
-        }
-    }
-}
+mod tests;
