@@ -16,7 +16,7 @@ use shunt_store::postgres::{PostgresOptions, PostgresStore};
 
 use crate::kit::{Servers, within};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How much later than its deadline a call may answer on a machine with other things to do.
 const SLACK: Duration = Duration::from_millis(1_500);
@@ -29,13 +29,13 @@ fn start(pooled: bool) -> (Servers, PostgresStore) {
 }
 
 /// Answers what a future does, from a thread that has no runtime.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub fn now<T>(future: impl Future<Output = T>) -> T {
     let mut answer = None;
     check(async { answer = Some(future.await) });
     answer.unwrap()
 }
 
-fn try_create(
+pub fn try_create(
     store: &PostgresStore,
     code: &str,
     deadline: Deadline,
@@ -43,7 +43,7 @@ fn try_create(
     now(store.create(link(code), deadline))
 }
 
-fn try_get(
+pub fn try_get(
     store: &PostgresStore,
     code: &str,
     deadline: Deadline,

@@ -7,6 +7,7 @@ use shunt_cluster::{PgBouncer, Postgres, postgres};
 use shunt_domain::Deadline;
 use shunt_store::conformance::{Restart, Subject};
 use shunt_store::postgres::{PostgresOptions, PostgresRollups, PostgresStore, Secret, migrate};
+use tokio_postgres::{Client, NoTls};
 
 /// The database that others are copies of.
 const TEMPLATE: &str = "template_shunt";
@@ -29,6 +30,19 @@ pub fn options(config: &postgres::Config, database: &str) -> PostgresOptions {
         node: 7,
         ..PostgresOptions::default()
     }
+}
+
+/// Runs something with a connection of the driver's own.
+pub fn with_client<T>(url: &str, work: impl AsyncFnOnce(&Client) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let answer = work(&client).await;
+        drop(client);
+        connection.await.unwrap().unwrap();
+        answer
+    })
 }
 
 /// A server, with a pooler in front of it if that is wanted.

@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "every function here is a test or part of one")]
 
+mod citus;
+mod citus_nodes;
+mod cluster;
 mod conformance;
 mod faults;
 mod kit;
