@@ -99,7 +99,7 @@ impl Cluster {
     /// Takes everything out of the store.
     fn empty(&self) {
         self.psql(
-            "TRUNCATE links, idempotency, code_pool, marks, hours, totals, ledger, domains,
+            "TRUNCATE links, changes, idempotency, code_pool, marks, hours, totals, ledger, domains,
                  api_keys, meta, nodes, visitor_secrets, range_rests;
              UPDATE counters SET value = 0;
              ALTER SEQUENCE domain_numbers RESTART;

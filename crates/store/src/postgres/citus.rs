@@ -22,6 +22,7 @@ use super::statements;
 /// Tables that are spread: by which column, and beside which other one.
 pub(super) const SPREAD: &[(&str, &str, &str)] = &[
     ("links", "code", "none"),
+    ("changes", "code", "links"),
     ("idempotency", "key_hash", "none"),
     ("code_pool", "bucket", "none"),
     ("marks", "lane", "none"),
