@@ -334,9 +334,9 @@ fn what_is_wrong_with_a_cluster_is_found() {
     assert_eq!(found(), [ClusterFinding::WalLevel { node: node.clone(), level }]);
     worker.set("wal_level", "logical").unwrap();
     worker.stop().unwrap();
-    assert_eq!(found(), [ClusterFinding::Unreachable(node.clone())]);
+    assert_eq!(found(), [ClusterFinding::Unreachable(node)]);
     worker.restart().unwrap();
-    until(PATIENCE, "the worker to be reached", || (found() == []).then_some(())).unwrap();
+    until(PATIENCE, "the worker to be reached", || (found().is_empty()).then_some(())).unwrap();
 
     // Only one without shards can be switched off.
     cluster.add_worker(DATABASE).unwrap();
@@ -344,7 +344,7 @@ fn what_is_wrong_with_a_cluster_is_found() {
     psql(&cluster, &format!("SELECT citus_disable_node('{host}', {port}, synchronous := true)"));
     assert!(found().contains(&ClusterFinding::Inactive(format!("{host}:{port}"))), "{:?}", found());
     psql(&cluster, &format!("SELECT citus_activate_node('{host}', {port})"));
-    until(PATIENCE, "the worker to be back", || (found() == []).then_some(())).unwrap();
+    until(PATIENCE, "the worker to be back", || (found().is_empty()).then_some(())).unwrap();
 
     let lonely = Postgres::setup().fast().start().unwrap();
     lonely.create_database("shunt").unwrap();
