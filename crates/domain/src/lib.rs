@@ -11,6 +11,7 @@ pub mod click;
 pub mod code;
 pub mod key;
 pub mod lane;
+pub mod limit;
 pub mod link;
 pub mod outcome;
 pub mod ports;

@@ -15,6 +15,7 @@ use crate::time::{Deadline, Timestamp};
 
 mod cache;
 mod clicks;
+mod limits;
 
 pub use cache::{
     ABSENT_TTL, Bus, BusListener, Cached, CachedLink, ChangeFeed, FeedPage, FeedPosition,
@@ -24,6 +25,7 @@ pub use clicks::{
     BootId, ClickRecorder, HourRow, LedgerRow, NodeId, RollupBatch, RollupRefusal, RollupStore,
     SeqRange, Totals,
 };
+pub use limits::{RateLimiter, Use};
 
 /// The future that every port returns: boxed, because ports are used as `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -485,6 +487,33 @@ pub trait RangeLeases: Send + Sync {
 
     /// Gives an unused rest back at a clean shutdown.
     fn give_back(&self, rest: Range, deadline: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>>;
+}
+
+/// What became of a run that another counter proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// It is leased.
+    Yes,
+    /// The mark is beyond its start already, at this value: some of it may be somebody's.
+    Beyond(u64),
+}
+
+/// A store whose high-water mark judges runs that another, forgetful counter proposes.
+pub trait HighWater: RangeLeases {
+    /// Takes up to `len` values of a rest given back earlier; `Done(None)` when there is none.
+    fn take_rest(
+        &self,
+        len: u64,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Range>, StoreError>>;
+
+    /// Leases exactly this run by raising the mark to its end, if the mark is not beyond its start.
+    /// Durable before it answers.
+    fn raise(
+        &self,
+        proposed: Range,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Raised, StoreError>>;
 }
 
 /// The setting that holds the key of the permutation which range codes go through: 32 random bytes.

@@ -142,14 +142,20 @@ impl Resolver {
     /// # Errors
     /// The store's error; such an answer is not cached.
     pub async fn resolve(self: &Arc<Self>, key: &LinkKey) -> Loaded {
+        match self.cached(key) {
+            Some(entry) => Ok(entry),
+            None => self.load(key).await,
+        }
+    }
+
+    /// What L1 says about `key`, that there is no such link included.
+    pub fn cached(&self, key: &LinkKey) -> Option<Entry> {
         let code = key.code.as_str().as_bytes();
         let mono = self.mono(Instant::now());
         let (hash, now) = (self.l1.hash(key.domain, code), self.clock.now());
         let mut target = Vec::new();
-        if let Some(head) = self.l1.get(hash, key.domain, code, now, mono, &mut target) {
-            return Ok(Entry::cached(head, &target));
-        }
-        self.load(key).await
+        let head = self.l1.get(hash, key.domain, code, now, mono, &mut target)?;
+        Some(Entry::cached(head, &target))
     }
 
     /// Loads `key` from the store, joining a load that is under way.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use shunt_domain::Deadline;
 use shunt_domain::ports::{Clock, RollupStore};
 use shunt_engine::auth::Auth;
+use shunt_engine::limits::Limits;
 use shunt_engine::links::Links;
 use shunt_engine::resolve::Resolver;
 
@@ -18,6 +19,8 @@ pub struct App {
     pub links: Links,
     /// Knows API keys.
     pub auth: Auth,
+    /// Knows who did too much.
+    pub limits: Limits,
     /// Resolves codes for previews, QR codes and redirects that missed the hot path.
     pub resolver: Arc<Resolver>,
     /// Click totals.
@@ -43,6 +46,8 @@ pub struct Settings {
     pub base_url: String,
     /// Whether callers without an API key may create links from anywhere.
     pub anonymous_create: bool,
+    /// Whether callers on this machine itself are limited as all others are.
+    pub limit_loopback: bool,
     /// The largest body of an ordinary API request, in bytes.
     pub max_body: usize,
     /// How long a handler may take before it answers 503.

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod app;
 pub mod client;
+mod limited;
 pub mod listener;
 pub mod metrics;
 pub mod ops;

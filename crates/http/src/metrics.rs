@@ -34,10 +34,12 @@ pub enum Answer {
     Withheld,
     /// 503.
     Unavailable,
+    /// 429: somebody who asked for too many links that do not exist.
+    Limited,
 }
 
 impl Answer {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::RedirectL1, "redirect_l1"),
         (Self::RedirectStore, "redirect_store"),
         (Self::RedirectClaimed, "redirect_claimed"),
@@ -47,6 +49,7 @@ impl Answer {
         (Self::Warned, "warned"),
         (Self::Withheld, "withheld"),
         (Self::Unavailable, "unavailable"),
+        (Self::Limited, "limited"),
     ];
 }
 

@@ -12,10 +12,14 @@
 pub mod bus;
 pub mod cache;
 pub mod handle;
+pub mod limits;
 pub mod options;
+pub mod ranges;
 mod value;
 
 pub use bus::{BusStats, RedisBus};
 pub use cache::RedisCache;
 pub use handle::{Handle, LATENCY_BOUNDS, RedisError, Stats};
+pub use limits::RedisLimiter;
 pub use options::{OptionsError, RedisOptions};
+pub use ranges::{RangeStats, RedisRanges};

@@ -25,6 +25,7 @@ use shunt_engine::auth::{Auth, KeyRequest};
 use shunt_engine::codes::{Allocator, CodePorts, CodeSettings};
 use shunt_engine::domains::DomainMap;
 use shunt_engine::idempotency::Idempotency;
+use shunt_engine::limits::{Limits, Rates};
 use shunt_engine::links::{LinkSettings, Links, Ports};
 use shunt_engine::resolve::{Options, Resolver};
 use shunt_http::app::{App, AppState, Settings};
@@ -285,6 +286,7 @@ pub(crate) struct Setup {
     /// Creates with a key go the way of stores that keep links and key rows apart.
     pub(crate) in_steps: bool,
     pub(crate) max_body: usize,
+    pub(crate) rates: Rates,
     pub(crate) codes: CodeSettings,
 }
 
@@ -295,6 +297,7 @@ impl Default for Setup {
             immutable: false,
             in_steps: false,
             max_body: 64 * 1024,
+            rates: Rates::default(),
             codes: CodeSettings::default(),
         }
     }
@@ -379,12 +382,14 @@ impl World {
         let app = Arc::new(App {
             links,
             auth: Auth::new(shared.clone(), Arc::clone(&clock) as _),
+            limits: Limits::new(setup.rates, [0; 32]),
             resolver,
             rollups: Arc::clone(&figures) as _,
             clock: Arc::clone(&clock) as _,
             settings: Settings {
                 base_url,
                 anonymous_create: setup.anonymous_create,
+                limit_loopback: true,
                 max_body: setup.max_body,
                 request_timeout: TIMEOUT,
             },

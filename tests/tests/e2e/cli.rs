@@ -285,10 +285,11 @@ fn the_pool_is_filled_and_used_and_range_codes_differ_across_restarts() {
         .env("SHUNT_LINKS_POOL_REFILL_BELOW", "0");
     fails(&pool, &["links", "add", "https://example.com/"], 69, "keys fill");
     let filled: Value =
-        serde_json::from_str(&ok(&pool, &["keys", "fill", "1500", "--json"])).unwrap();
+        serde_json::from_str(&ok(&pool, &["keys", "fill", "--count", "1500", "--json"])).unwrap();
     assert_eq!((&filled["added"], &filled["size"]), (&json!(1_500), &json!(1_500)));
     ok(&pool, &["seed", "700"]);
-    let left: Value = serde_json::from_str(&ok(&pool, &["keys", "fill", "0", "--json"])).unwrap();
+    let left = ok(&pool, &["keys", "fill", "--count", "0", "--json"]);
+    let left: Value = serde_json::from_str(&left).unwrap();
     assert_eq!(left["size"], 800, "a clean end gives the rest of the row back");
 
     let range = Shunt::new()

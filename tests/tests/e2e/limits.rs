@@ -178,3 +178,37 @@ fn codes_grow_when_the_space_gets_crowded() {
     }
     assert!(lengths.keys().max().is_some_and(|longest| (3..=4).contains(longest)), "{lengths:?}");
 }
+
+#[test]
+fn an_exhausted_pool_is_a_clear_503_and_links_go_on() {
+    let config = "[links]\nallocator = \"pool\"\npool_refill_below = 0\n";
+    let mut shunt = Shunt::new().unwrap().config(config).unwrap();
+    shunt.start().unwrap();
+    let filled = shunt.cli(["keys", "fill", "--count", "3", "--json"], kit::SOON).unwrap();
+    assert_eq!(filled.code(), 0, "{filled:?}");
+    let wish = json!({"target": "https://example.com/pool"});
+    let codes: Vec<String> = (0..3)
+        .map(|_| {
+            let answer = kit::create(&shunt, &wish);
+            assert_eq!(answer.status, 201, "{answer:?}");
+            answer.json().unwrap()["code"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let answer = kit::create(&shunt, &wish);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
+    let problem = answer.json().unwrap();
+    assert_eq!(problem["type"], "urn:shunt:problem:pool-empty");
+    assert!(problem["detail"].as_str().unwrap().contains("keys fill"), "{problem}");
+    // A code of one's own needs no pool.
+    kit::link(&shunt, "own", "https://example.com/own");
+    for code in &codes {
+        kit::leads(&shunt, code, "https://example.com/pool");
+    }
+    let metrics = shunt.ask_ops("/metrics").unwrap().text();
+    for line in ["shunt_pool_codes 0.0", "shunt_pool_claimed_total 1", "shunt_pool_empty_total 1"] {
+        assert!(metrics.lines().any(|one| one.starts_with(line)), "no {line}");
+    }
+    let filled = shunt.cli(["keys", "fill", "--count", "1000"], kit::SOON).unwrap();
+    assert_eq!(filled.code(), 0, "{filled:?}");
+    assert_eq!(kit::create(&shunt, &wish).status, 201);
+}

@@ -23,6 +23,7 @@ mod kit;
 mod limits;
 mod links;
 mod postgres;
+mod rates;
 mod redirects;
 mod redis;
 mod restart;

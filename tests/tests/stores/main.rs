@@ -12,4 +12,5 @@ mod conformance;
 mod faults;
 mod kit;
 mod login;
+mod pool;
 mod schema;

@@ -27,7 +27,7 @@ use shunt_domain::{Code, Deadline, Outcome, StoreError};
 
 pub use alphabet::{Alphabet, AlphabetError};
 pub use permute::Permutation;
-pub use pool::{PoolSource, ROW};
+pub use pool::{PoolSource, PoolStats, ROW};
 pub use random::RandomSource;
 pub use range::{Place, RangeCodes, RangeSource};
 
@@ -239,7 +239,7 @@ impl Allocator {
         self.source.length()
     }
 
-    /// Adds `codes` random codes to the pool, in rows of [`ROW`]; `step` is the time each row may
+    /// Adds `codes` random codes to the pool, in rows of [`ROW`]; `step` is the time each write may
     /// take, `progress` hears how many are in. Answers how many were added.
     ///
     /// # Errors
@@ -265,6 +265,11 @@ impl Allocator {
             Some(pool) => pool.size(deadline).await,
             None => Err(AllocateError::Store(StoreError::Unsupported("a pool of codes"))),
         }
+    }
+
+    /// Counters of the pool; `None` where there is none.
+    pub fn pool_stats(&self) -> Option<&PoolStats> {
+        self.filler.as_ref().map(|pool| pool.stats())
     }
 
     /// Gives back what was claimed and not used. Later draws fail with

@@ -1,8 +1,13 @@
 //! Pre-generated codes: rows of a thousand are claimed durably, one at a time.
 //!
+//! The pool is drawn from the system's random numbers like any other code, so it may hold a code
+//! twice, or one that somebody chose meanwhile. That is harmless: the links' primary key judges
+//! each of them when it is used. Looking for duplicates beforehand would cost an index over the
+//! whole pool and save one insert in a billion.
+//!
 //! A row that was claimed and not used up goes back at a clean shutdown and is burned by a crash.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,8 +20,27 @@ use super::{AllocateError, CodeSource, lock, settled, until};
 /// Codes per row of the pool.
 pub const ROW: usize = 1_000;
 
+/// Rows in one write: large enough that a million codes are few transactions, small enough that
+/// nobody waits long behind one and that progress is seen.
+const ROWS: usize = 50;
+
 /// How long one step of a refill in the background may take.
 const REFILL_STEP: Duration = Duration::from_secs(10);
+
+/// Counters of the pool, for the metrics.
+#[derive(Debug, Default)]
+pub struct PoolStats {
+    /// Codes in the pool when it was last counted, which each claim and fill does.
+    pub left: AtomicU64,
+    /// Rows claimed by this process.
+    pub claimed: AtomicU64,
+    /// Rows added by this process, refills and fills by hand.
+    pub added: AtomicU64,
+    /// Refills that the low-water mark began.
+    pub refills: AtomicU64,
+    /// Claims that found nothing.
+    pub empty: AtomicU64,
+}
 
 /// The pool source. Cheap to clone: all clones share the claimed row.
 #[derive(Clone)]
@@ -30,6 +54,7 @@ struct Inner {
     /// Held while a row is claimed, so that callers who find nothing claim one row together.
     claiming: tokio::sync::Mutex<()>,
     hand: Mutex<Hand>,
+    stats: PoolStats,
 }
 
 #[derive(Default)]
@@ -48,15 +73,23 @@ impl PoolSource {
             refilling: AtomicBool::new(false),
             claiming: tokio::sync::Mutex::new(()),
             hand: Mutex::new(Hand::default()),
+            stats: PoolStats::default(),
         }))
+    }
+
+    /// Counters.
+    pub(super) fn stats(&self) -> &PoolStats {
+        &self.0.stats
     }
 
     /// How many codes the pool holds, without the claimed rest.
     pub(super) async fn size(&self, deadline: Deadline) -> Result<u64, AllocateError> {
-        Ok(self.0.pool.pool_size(deadline).await?)
+        let size = self.0.pool.pool_size(deadline).await?;
+        self.0.stats.left.store(size, Ordering::Relaxed);
+        Ok(size)
     }
 
-    /// Adds `codes` codes, a row per write.
+    /// Adds `codes` codes, some rows per write, each of which may take `step`.
     pub(super) async fn fill(
         &self,
         codes: u64,
@@ -65,37 +98,50 @@ impl PoolSource {
     ) -> Result<u64, AllocateError> {
         let mut added = 0;
         while added < codes {
-            let want = usize::try_from(codes - added).unwrap_or(ROW).min(ROW);
-            added += self.add_row(want, Deadline::after(Instant::now(), step)).await?;
+            added += self.add(codes - added, Deadline::after(Instant::now(), step)).await?;
             progress(added);
         }
         Ok(added)
     }
 
-    async fn add_row(&self, codes: usize, deadline: Deadline) -> Result<u64, AllocateError> {
-        let row = self.0.random.draw(codes, deadline).await?;
-        let count = row.len() as u64;
-        settled(self.0.pool.add_codes(vec![row], deadline).await)?;
+    /// Adds up to `codes` codes in one write, and answers how many.
+    async fn add(&self, codes: u64, deadline: Deadline) -> Result<u64, AllocateError> {
+        let mut left = usize::try_from(codes).unwrap_or(usize::MAX).min(ROW * ROWS);
+        let (mut rows, mut count) = (Vec::new(), 0);
+        while left > 0 {
+            let row = self.0.random.draw(left.min(ROW), deadline).await?;
+            left -= row.len();
+            count += row.len() as u64;
+            rows.push(row);
+        }
+        let added = rows.len() as u64;
+        settled(self.0.pool.add_codes(rows, deadline).await)?;
+        self.0.stats.added.fetch_add(added, Ordering::Relaxed);
         Ok(count)
     }
 
-    /// Fills up to twice the low-water mark if there is less than it. Does nothing without one.
+    /// Fills up to twice the low-water mark if there is less than it. Nodes that find so at the
+    /// same time fill more than that together, which does no harm.
     pub(super) async fn refill(&self, deadline: Deadline) -> Result<(), AllocateError> {
         let mut size = self.size(deadline).await?;
         if size >= self.0.refill_below {
             return Ok(());
         }
+        self.0.stats.refills.fetch_add(1, Ordering::Relaxed);
         while size < self.0.refill_below.saturating_mul(2) {
+            let missing = self.0.refill_below.saturating_mul(2) - size;
             let step = Deadline::after(Instant::now(), REFILL_STEP);
-            size += self.add_row(ROW, step).await?;
+            // Whole rows, as each takes one claim.
+            size += self.add(missing.next_multiple_of(ROW as u64), step).await?;
         }
+        self.0.stats.left.store(size, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Looks after the pool in the background; one task at a time. A failure is seen by the draw
-    /// that finds the pool empty, and the next claim tries again.
+    /// Counts the pool in the background and refills it if need be; one task at a time. A failure
+    /// is seen by the draw that finds the pool empty, and the next claim tries again.
     fn refill_in_background(&self) {
-        if self.0.refill_below == 0 || self.0.refilling.swap(true, Ordering::AcqRel) {
+        if self.0.refilling.swap(true, Ordering::AcqRel) {
             return;
         }
         let source = self.clone();
@@ -125,8 +171,11 @@ impl PoolSource {
         let row = settled(self.0.pool.claim_codes(deadline).await)?;
         self.refill_in_background();
         let Some(row) = row else {
+            self.0.stats.left.store(0, Ordering::Relaxed);
+            self.0.stats.empty.fetch_add(1, Ordering::Relaxed);
             return Err(AllocateError::PoolEmpty);
         };
+        self.0.stats.claimed.fetch_add(1, Ordering::Relaxed);
         // Stopped meanwhile: nothing is drawn any more, so the row goes back at once.
         if lock(&self.0.hand).stopped {
             settled(self.0.pool.add_codes(vec![row], deadline).await)?;

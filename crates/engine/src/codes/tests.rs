@@ -347,12 +347,21 @@ async fn an_empty_pool_says_so_until_it_is_filled() {
     let source = SourceKind::Pool { refill_below: 0 };
     let allocator = open(settings(Alphabet::BASE62, 7, 7, source), &ports).await;
     assert_eq!(allocator.draw(1, soon()).await, Err(AllocateError::PoolEmpty));
+    let figures = allocator.pool_stats().unwrap();
+    assert_eq!(figures.empty.load(Ordering::Relaxed), 1);
     let mut steps = Vec::new();
     let step = Duration::from_secs(5);
     assert_eq!(allocator.fill_pool(2_500, step, |n| steps.push(n)).await, Ok(2_500));
-    assert_eq!(steps, [1_000, 2_000, 2_500]);
+    assert_eq!(steps, [2_500], "one write");
+    steps.clear();
+    assert_eq!(allocator.fill_pool(0, step, |n| steps.push(n)).await, Ok(0));
+    assert!(steps.is_empty());
     assert_eq!(lock(&ports.pool).iter().map(Vec::len).collect::<Vec<_>>(), [1_000, 1_000, 500]);
     assert_eq!(allocator.draw(10, soon()).await.map(|codes| codes.len()), Ok(10));
+    assert_eq!(
+        (figures.added.load(Ordering::Relaxed), figures.claimed.load(Ordering::Relaxed)),
+        (3, 1)
+    );
     *lock(&ports.down) = Some(StoreError::DiskFull);
     assert_eq!(allocator.draw(990, soon()).await.map(|codes| codes.len()), Ok(990), "in hand");
     let full = Err(AllocateError::Store(StoreError::DiskFull));

@@ -19,6 +19,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use shunt_domain::limit::{LimitKind, LimitSubject};
 use shunt_domain::{LinkKey, Scope, UnknownCause};
 use shunt_engine::auth::Actor;
 use shunt_engine::idempotency::{Once, digest};
@@ -31,6 +32,7 @@ use super::query::Params;
 use super::rows::{Broken, Layout, Rows};
 use super::{answer, caller, dto};
 use crate::app::AppState;
+use crate::limited;
 use crate::problem::Problem;
 
 /// The most bytes of rows of one chunk.
@@ -186,6 +188,7 @@ async fn start(app: AppState, request: Request, kind: Kind) -> Result<Response, 
     let (parts, body) = request.into_parts();
     let scope = if kind == Kind::Import { Scope::Admin } else { Scope::Create };
     let actor = caller::with_scope(&app, &parts, scope, app.deadline()).await?;
+    let limited = limited::creator(&app, parts.extensions.get(), &parts.headers, &actor);
     Params::parse(&parts.uri, &[])?;
     let layout = match body::media_type(&parts.headers, &[JSON, NDJSON])? {
         JSON => Layout::Array,
@@ -197,6 +200,7 @@ async fn start(app: AppState, request: Request, kind: Kind) -> Result<Response, 
     let mut work = Work {
         app,
         actor,
+        limited,
         kind,
         once,
         body,
@@ -236,6 +240,8 @@ async fn start(app: AppState, request: Request, kind: Kind) -> Result<Response, 
 struct Work {
     app: AppState,
     actor: Actor,
+    /// Whose allowance the rows use, if anybody's.
+    limited: Option<LimitSubject>,
     kind: Kind,
     once: Option<Once>,
     body: Body,
@@ -273,7 +279,7 @@ impl Work {
         if self.flight.is_none() && !self.dry {
             self.read_chunk().await;
             let ready = self.ready();
-            self.launch(ready);
+            self.launch(ready).await;
         }
         let mut lines = Vec::new();
         if let Some(mut flight) = self.flight.take() {
@@ -292,7 +298,7 @@ impl Work {
             };
             let taken = taken.unwrap_or(Err(LinkError::Unknown(UnknownCause::Lost)));
             self.report(flight.rows, taken, next.is_none(), &mut lines)?;
-            self.launch(next);
+            self.launch(next).await;
         }
         if self.flight.is_none() && self.dry {
             match self.broken.take() {
@@ -374,8 +380,19 @@ impl Work {
     }
 
     /// Sends a chunk on its way. It arrives even if the client leaves, like any other write.
-    fn launch(&mut self, ready: Option<Ready>) {
+    ///
+    /// A chunk goes through whole while anything is left of the allowance, and is paid back later:
+    /// the rows are bounded, and half a chunk would be another one when it is repeated.
+    async fn launch(&mut self, ready: Option<Ready>) {
         let Some(Ready { rows, once }) = ready else { return };
+        if let Some(subject) = self.limited {
+            let limits = &self.app.limits;
+            if let Some(quota) = limits.spent(LimitKind::Create, subject) {
+                return self.give_up(quota.into());
+            }
+            // At most CHUNK.
+            limits.tell(LimitKind::Create, subject, rows.len() as u32).await;
+        }
         let (app, actor) = (self.app.clone(), self.actor.clone());
         let (count, import) = (rows.len(), self.kind == Kind::Import);
         let taken = tokio::spawn(async move {

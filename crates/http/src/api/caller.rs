@@ -12,10 +12,11 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use shunt_domain::{Deadline, Scope};
-use shunt_engine::auth::Actor;
+use shunt_engine::auth::{Actor, AuthError};
 
 use crate::app::App;
 use crate::client::{Client, Transport};
+use crate::limited;
 use crate::problem::Problem;
 use crate::web::origin;
 
@@ -24,7 +25,8 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Who makes the request.
 ///
 /// # Errors
-/// 401 for a credential that is not good; 503 when nobody could be asked.
+/// 401 for a credential that is not good, 429 after too many of them; 503 when nobody could be
+/// asked.
 pub(crate) async fn identify(
     app: &App,
     parts: &Parts,
@@ -35,7 +37,14 @@ pub(crate) async fn identify(
     }
     match credential(parts)? {
         None => Ok(Actor::Anonymous),
-        Some(secret) => Ok(app.auth.authenticate(secret, deadline).await?),
+        Some(secret) => match app.auth.authenticate(secret, deadline).await {
+            Err(AuthError::BadKey) => {
+                let client = parts.extensions.get::<Client>();
+                limited::bad_login(app, client, &parts.headers).await?;
+                Err(AuthError::BadKey.into())
+            }
+            known => Ok(known?),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::Response;
 use http::header::{ETAG, LOCATION};
@@ -9,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use shunt_domain::ports::{ListQuery, Sort};
 use shunt_domain::{Deadline, Link, LinkKey, Scope, Tag, Version};
+use shunt_engine::auth::Actor;
 use shunt_engine::idempotency::Answer;
 use shunt_engine::links::{Draft, FieldError, LinkError, MAX_SEARCH_CHARS};
 
@@ -19,6 +21,8 @@ use super::conditional;
 use super::dto::{self, CreateBody, LinkPage, LinkView, PatchBody};
 use super::query::Params;
 use crate::app::{App, AppState};
+use crate::client::Client;
+use crate::limited;
 use crate::problem::Problem;
 
 /// The most links of one page. 200 targets of 8 KiB are 1.6 MB.
@@ -61,9 +65,27 @@ pub(super) async fn make(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let actor = caller::creator(app, &parts, app.deadline()).await?;
+    let client = parts.extensions.get::<Client>();
+    let quota = limited::create(app, client, &parts.headers, &actor).await?;
+    let mut response = make_as(app, parts, body, &actor, read, refuse, render).await?;
+    if let Some(quota) = quota {
+        limited::put(response.headers_mut(), &quota);
+    }
+    Ok(response)
+}
+
+async fn make_as(
+    app: &AppState,
+    parts: Parts,
+    body: Body,
+    actor: &Actor,
+    read: impl FnOnce(&[u8]) -> Result<Draft, FieldError> + Send,
+    refuse: impl FnOnce(LinkError) -> Problem + Send,
+    render: impl Fn(&App, &Link) -> Rendered + Copy + Send + Sync + 'static,
+) -> Result<Response, Problem> {
     Params::parse(&parts.uri, &[])?;
     body::media_type(&parts.headers, &[JSON])?;
-    let key = answer::idempotency_key(&parts.headers, &actor)?;
+    let key = answer::idempotency_key(&parts.headers, actor)?;
     let settings = &app.settings;
     let bytes =
         body::read(&parts.headers, body, settings.max_body, settings.request_timeout).await?;
@@ -71,13 +93,13 @@ pub(super) async fn make(
     // The body may have taken its time: the work gets its own.
     let deadline = app.deadline();
     let Some(key) = key else {
-        let link = app.links.create(&actor, &draft, deadline).await.map_err(refuse)?;
+        let link = app.links.create(actor, &draft, deadline).await.map_err(refuse)?;
         return Ok(render(app, &link).into_response(false));
     };
-    let once = answer::once(&actor, key, &parts, &bytes);
+    let once = answer::once(actor, key, &parts, &bytes);
     let rendering = Arc::clone(app);
     let stored = move |link: &Link| render(&rendering, link).to_stored();
-    match app.links.create_once(&actor, &draft, &once, stored, deadline).await.map_err(refuse)? {
+    match app.links.create_once(actor, &draft, &once, stored, deadline).await.map_err(refuse)? {
         Answer::Now(link) => Ok(render(app, &link).into_response(false)),
         Answer::Replayed(stored) => answer::replay(&stored),
     }

@@ -198,6 +198,7 @@ fn redirect_operation() -> Value {
             "308": redirect("A permanent one that keeps the method, if the link says so."),
             "404": page("There is no such link, or it is not yet valid."),
             "410": page("Expired, used up, disabled or deleted."),
+            "429": page("Too many links that do not exist were asked for from here."),
             "503": page("The store is unavailable."),
         },
     })
@@ -216,6 +217,14 @@ fn problems(path: &str, method: &str, has_body: bool) -> Vec<(&'static str, &'st
                 "The API key lacks the scope, or the request comes from another site's page."
             } else {
                 "The API key lacks the scope."
+            },
+        ),
+        (
+            "429",
+            if creates || path == "/api/v1/links:batch" {
+                "Too many links, or too many bad credentials, from here."
+            } else {
+                "Too many bad credentials from here."
             },
         ),
         ("501", "The store has no such function."),
@@ -275,15 +284,20 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
                 PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } },
             },
         });
-        let header = match status {
-            "401" => Some(("WWW-Authenticate", "How to authenticate.")),
-            "412" => Some(("ETag", "The link's version now.")),
-            "503" => Some(("Retry-After", "Seconds to wait.")),
-            _ => None,
+        let headers: &[(&str, &str)] = match status {
+            "401" => &[("WWW-Authenticate", "How to authenticate.")],
+            "412" => &[("ETag", "The link's version now.")],
+            "429" => &[
+                ("Retry-After", "Seconds to wait."),
+                ("RateLimit", "What is left: `r` uses, all of them again in `t` seconds."),
+                ("RateLimit-Policy", "What is allowed: `q` uses in `w` seconds."),
+            ],
+            "503" => &[("Retry-After", "Seconds to wait.")],
+            _ => &[],
         };
-        if let Some((name, text)) = header {
-            response["headers"] =
-                json!({ name: { "description": text, "schema": { "type": "string" } } });
+        for (name, text) in headers {
+            response["headers"][name] =
+                json!({ "description": text, "schema": { "type": "string" } });
         }
         responses.insert(status.to_owned(), response);
     }

@@ -29,7 +29,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::core::Core;
 use super::facts::{Facts, visitor};
 use super::guard::{Guarded, Prefixed};
-use super::redirect::{Verdict, location, verdict};
+use super::misses::Visitor;
+use super::redirect::{Verdict, location, look_up};
 use super::service::is_host;
 use crate::metrics::Answer;
 
@@ -291,8 +292,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Fast<IO> {
         self.io.state().busy();
         let key = LinkKey::new(ask.domain, code);
         let shared = &core.shared;
-        let entry = shared.app.resolver.resolve(&key).await;
-        let verdict = verdict(shared, &key, entry, ask.head, &ask.facts, ask.query).await;
+        let visitor = Visitor { peer: self.peer, address: ask.address };
+        let verdict = look_up(shared, &key, visitor, ask.head, &ask.facts, ask.query).await;
         core.metrics.answered(verdict.answer(), 1);
         let mut out = Vec::with_capacity(512);
         let close = self.closes();

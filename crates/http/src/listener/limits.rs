@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shunt_domain::limit::customer;
+
 const SHARDS: usize = 16;
 
 /// The caps and the counts, shared by all cores.
@@ -49,7 +51,7 @@ impl ConnectionLimits {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
-        let holder = (!trusted).then(|| holder(address));
+        let holder = (!trusted).then(|| customer(address));
         if let Some(holder) = holder {
             let mut counts = self.shard(holder).lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(holder).or_insert(0);
@@ -69,18 +71,6 @@ impl ConnectionLimits {
             IpAddr::V6(v6) => v6.octets()[7],
         };
         &self.by_address[usize::from(byte) % SHARDS]
-    }
-}
-
-/// Who a connection is booked on: an IPv4 address, or the /64 that one IPv6 customer gets.
-fn holder(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let mut octets = v6.octets();
-            octets[8..].fill(0);
-            IpAddr::V6(octets.into())
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod facts;
 pub mod fast;
 pub mod guard;
 pub mod limits;
+pub mod misses;
 pub mod paced;
 pub mod passing;
 pub mod proxies;

@@ -14,9 +14,11 @@ use shunt_domain::ports::Claim;
 use shunt_domain::target::Target;
 use shunt_domain::{Link, LinkKey, Outcome, RedirectStatus, StoreError, Stored};
 use shunt_engine::l1::{Entry, Head, Kind, judge};
+use shunt_engine::limits::Quota;
 
 use super::core::Shared;
 use super::facts::Facts;
+use super::misses::{self, Visitor};
 use crate::metrics::Answer;
 use crate::web::errors::{Wants, error_page};
 
@@ -50,6 +52,8 @@ pub enum Verdict {
     Warn(String),
     /// A limited link, asked for by something that is not a person: no target, nothing used up.
     Withheld,
+    /// 404 that was counted, or 429 to whoever got too many of them.
+    Counted(Quota),
 }
 
 /// The location of a redirect with the visitor's query, if the link wants it.
@@ -65,8 +69,44 @@ fn with_query<'a>(target: &'a str, query: &str) -> Cow<'a, str> {
         .map_or(Cow::Borrowed(target), |parsed| Cow::Owned(parsed.with_query(query).into_owned()))
 }
 
+/// Looks a link up for a visitor and decides what that means for this request.
+pub async fn look_up(
+    shared: &Arc<Shared>,
+    key: &LinkKey,
+    visitor: Visitor,
+    head: bool,
+    facts: &Facts<'_>,
+    query: Option<&str>,
+) -> Verdict {
+    let resolver = &shared.app.resolver;
+    let cached = resolver.cached(key);
+    // What is cached is answered whoever asks, unless the answer is that there is no such link:
+    // that is a miss like any other.
+    let known = cached.as_ref().is_some_and(|entry| !missing(entry.kind()));
+    let limited = if known { None } else { visitor.limited(&shared.app, facts) };
+    if let Some(quota) = limited.and_then(|subject| misses::spent(&shared.app, subject)) {
+        return Verdict::Counted(quota);
+    }
+    let entry = match cached {
+        Some(entry) => Ok(entry),
+        None => resolver.load(key).await,
+    };
+    let verdict = verdict(shared, key, entry, head, facts, query).await;
+    match (&verdict, limited) {
+        (Verdict::Page(StatusCode::NOT_FOUND, _), Some(subject)) => {
+            misses::count(&shared.app, subject).await.map_or(verdict, Verdict::Counted)
+        }
+        _ => verdict,
+    }
+}
+
+/// Whether the answer is 404.
+pub const fn missing(kind: Kind) -> bool {
+    matches!(kind, Kind::Absent | Kind::NotYet)
+}
+
 /// Decides what an entry (or the failure to get one) means for this request.
-pub async fn verdict(
+async fn verdict(
     shared: &Arc<Shared>,
     key: &LinkKey,
     entry: Result<Entry, StoreError>,
@@ -151,6 +191,8 @@ impl Verdict {
             Self::Redirect { answer, .. } | Self::Page(_, answer) => *answer,
             Self::Warn(_) => Answer::Warned,
             Self::Withheld => Answer::Withheld,
+            Self::Counted(quota) if quota.answer.allowed => Answer::NotFound,
+            Self::Counted(_) => Answer::Limited,
         }
     }
 
@@ -164,6 +206,7 @@ impl Verdict {
         match self {
             Self::Redirect { status, location, .. } => redirect(status, &location),
             Self::Page(status, _) => error_page(status, wants(accept)),
+            Self::Counted(quota) => misses::page(&quota, wants(accept)),
             Self::Warn(location) => {
                 let short_url = shared.app.links.short_url(key);
                 crate::web::preview::warning(&shared.app.settings, &short_url, &location)

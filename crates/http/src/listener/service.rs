@@ -24,8 +24,9 @@ use tower::ServiceExt;
 use super::core::Core;
 use super::facts::{Facts, visitor};
 use super::guard::ConnState;
+use super::misses::{self, Visitor};
 use super::paced::{Pace, Paced};
-use super::redirect::{Verdict, verdict, wants};
+use super::redirect::{Verdict, look_up, missing, wants};
 use crate::client::Client;
 use crate::metrics::Route;
 use crate::web::errors::error_page;
@@ -89,16 +90,16 @@ impl Service {
             Wanted::Link(code) if looks => self.look(request, code, head, began).await,
             Wanted::Preview(code) if looks => {
                 let key = self.key(&request, code);
-                let page =
-                    crate::web::preview::preview(&self.core.shared.app, &key, request.headers());
-                self.page(page.await)
+                let app = &self.core.shared.app;
+                let page = crate::web::preview::preview(app, &key, request.headers());
+                self.page(self.counted(&key, request.headers(), page).await)
             }
             Wanted::Qr(code) if looks => {
                 let key = self.key(&request, code);
                 let query = request.uri().query().unwrap_or_default();
                 let app = &self.core.shared.app;
                 let page = crate::web::qr::qr(app, &key, query, request.headers());
-                self.page(page.await)
+                self.page(self.counted(&key, request.headers(), page).await)
             }
             Wanted::Link(_) | Wanted::Preview(_) | Wanted::Qr(_) => {
                 let mut response =
@@ -108,6 +109,29 @@ impl Service {
             }
             Wanted::Router => self.route(request, began).await,
         }
+    }
+
+    /// A page about a link, made by `page`: guessing codes by it is limited as by look-ups.
+    async fn counted(
+        &self,
+        key: &LinkKey,
+        headers: &HeaderMap,
+        page: impl Future<Output = Response>,
+    ) -> Response {
+        let app = &self.core.shared.app;
+        let facts = Facts::of(pairs(headers));
+        let Some(subject) = self.visitor(headers).limited(app, &facts) else { return page.await };
+        if app.resolver.cached(key).is_none_or(|entry| missing(entry.kind()))
+            && let Some(quota) = misses::spent(app, subject)
+        {
+            return misses::page(&quota, wants(facts.accept));
+        }
+        let response = page.await;
+        if response.status() != StatusCode::NOT_FOUND {
+            return response;
+        }
+        let quota = misses::count(app, subject).await;
+        quota.map_or(response, |quota| misses::page(&quota, wants(facts.accept)))
     }
 
     fn page(&self, response: Response) -> Response {
@@ -189,11 +213,11 @@ impl Service {
         let headers = request.headers();
         let facts = Facts::of(pairs(headers));
         let query = request.uri().query();
-        let entry = core.shared.app.resolver.resolve(&key).await;
-        let verdict = verdict(&core.shared, &key, entry, head, &facts, query).await;
+        let visitor = self.visitor(headers);
+        let verdict = look_up(&core.shared, &key, visitor, head, &facts, query).await;
         core.metrics.answered(verdict.answer(), 1);
         if matches!(verdict, Verdict::Redirect { .. }) {
-            let address = self.address(headers);
+            let address = visitor.address;
             let kind = if head { ClickKind::Head } else { ClickKind::Served };
             let now = core.wall(began);
             let (code, visitor) = (key.code.as_str(), core.visitor(&facts, address));
@@ -204,9 +228,10 @@ impl Service {
         response
     }
 
-    fn address(&self, headers: &HeaderMap) -> std::net::IpAddr {
+    fn visitor(&self, headers: &HeaderMap) -> Visitor {
         let pairs: Vec<_> = pairs(headers).collect();
-        visitor(&self.core.shared.options.proxies, self.client.peer, &pairs.iter().copied())
+        let (peer, proxies) = (self.client.peer, &self.core.shared.options.proxies);
+        Visitor { peer, address: visitor(proxies, peer, &pairs.iter().copied()) }
     }
 
     async fn route(&self, request: Request<Incoming>, began: Instant) -> Response {
@@ -217,7 +242,7 @@ impl Service {
         let stream =
             path.ends_with(":batch") || path.ends_with(":import") || path.ends_with(":export");
         let client = Client {
-            address: self.address(request.headers()),
+            address: self.visitor(request.headers()).address,
             forwarded: Facts::of(pairs(request.headers())).forwarded,
             ..self.client
         };

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use shunt_domain::{Code, DomainId, Link, LinkKey, Scope, StoreError};
 use shunt_engine::auth::{Actor, AuthError};
 use shunt_engine::idempotency::{Answer, MIN_ANONYMOUS_KEY_LEN, Once, StoredAnswer};
+use shunt_engine::limits::Quota;
 use shunt_engine::links::{Draft, LinkError};
 
 use super::errors::{Wants, error_page};
@@ -26,6 +27,7 @@ use super::preview::visible;
 use super::{Page, form_status, recent, render, time, without_scheme};
 use crate::app::AppState;
 use crate::client::{Client, Transport};
+use crate::limited;
 
 /// Forms name the target so.
 const LONG_URL: &str = "long_url";
@@ -46,11 +48,19 @@ struct Wrong {
     status: StatusCode,
     field: &'static str,
     message: String,
+    /// The allowance that is used up.
+    quota: Option<Quota>,
 }
 
 impl Wrong {
     fn new(status: StatusCode, field: &'static str, message: impl Into<String>) -> Self {
-        Self { status, field, message: message.into() }
+        Self { status, field, message: message.into(), quota: None }
+    }
+
+    fn limited(field: &'static str, quota: Quota) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let message = "That was too often in a short time. Wait a moment, then try again.";
+        Self { quota: Some(quota), ..Self::new(status, field, message) }
     }
 }
 
@@ -159,7 +169,13 @@ pub(crate) async fn shorten(
             return error_page(form_status(&rejection), Wants::from_headers(&headers));
         }
     };
-    let made = make(&state, client, &headers, &form).await;
+    let (made, quota) = match make(&state, client, &headers, &form).await {
+        Ok((link, quota)) => (Ok(link), quota),
+        Err(wrong) => {
+            let quota = wrong.quota;
+            (Err(wrong), quota)
+        }
+    };
     let remembered = recent::read(&headers);
     let key_needed = key_needed(&state, client, &headers);
     let (status, once, codes) = match &made {
@@ -195,6 +211,9 @@ pub(crate) async fn shorten(
         }
         _ => {}
     }
+    if let Some(quota) = quota {
+        limited::put(answer, &quota);
+    }
     response
 }
 
@@ -204,15 +223,22 @@ async fn make(
     client: Option<&Client>,
     headers: &HeaderMap,
     form: &ShortenForm,
-) -> Result<Link, Wrong> {
+) -> Result<(Link, Option<Quota>), Wrong> {
     let actor = actor(state, client, headers, form).await?;
+    let quota = limited::create(state, client, headers, &actor)
+        .await
+        .map_err(|quota| Wrong::limited("", quota))?;
+    Ok((make_as(state, &actor, form).await?, quota))
+}
+
+async fn make_as(state: &AppState, actor: &Actor, form: &ShortenForm) -> Result<Link, Wrong> {
     let mut draft = Draft::new(form.long_url.as_str());
     draft.code = Some(form.code.clone()).filter(|code| !code.is_empty());
     if form.once.len() < MIN_ANONYMOUS_KEY_LEN || form.once.len() > 64 {
-        return create(state, &actor, &draft).await;
+        return create(state, actor, &draft).await;
     }
     let once = Once::new(
-        &actor,
+        actor,
         &form.once,
         &[b"POST", b"/shorten", form.long_url.as_bytes(), form.code.as_bytes()],
     );
@@ -220,7 +246,7 @@ async fn make(
         status: StatusCode::OK.as_u16(),
         response: link.code().as_str().as_bytes().to_vec(),
     };
-    match state.links.create_once(&actor, &draft, &once, render, state.deadline()).await {
+    match state.links.create_once(actor, &draft, &once, render, state.deadline()).await {
         Ok(Answer::Now(link)) => Ok(link),
         Ok(Answer::Replayed(answer)) => {
             let code = std::str::from_utf8(&answer.response).ok().and_then(|c| Code::parse(c).ok());
@@ -228,10 +254,10 @@ async fn make(
                 DomainId::DEFAULT,
                 code.ok_or_else(|| wrong_of(&LinkError::NotFound))?,
             );
-            state.links.get(&actor, &key, state.deadline()).await.map_err(|error| wrong_of(&error))
+            state.links.get(actor, &key, state.deadline()).await.map_err(|error| wrong_of(&error))
         }
         // The word is from a page that was gone back to, and the form was filled in anew.
-        Err(LinkError::KeyReused) => create(state, &actor, &draft).await,
+        Err(LinkError::KeyReused) => create(state, actor, &draft).await,
         Err(error) => Err(wrong_of(&error)),
     }
 }
@@ -270,11 +296,14 @@ async fn actor(
             "key",
             "This key may only read. Use one that may create links.",
         )),
-        Err(AuthError::BadKey) => Err(Wrong::new(
-            StatusCode::UNAUTHORIZED,
-            "key",
-            "This key isn't known here, or it has ended. Check that all of it was copied.",
-        )),
+        Err(AuthError::BadKey) => match limited::bad_login(state, client, headers).await {
+            Ok(()) => Err(Wrong::new(
+                StatusCode::UNAUTHORIZED,
+                "key",
+                "This key isn't known here, or it has ended. Check that all of it was copied.",
+            )),
+            Err(quota) => Err(Wrong::limited("key", quota)),
+        },
         Err(_) => Err(unavailable()),
     }
 }

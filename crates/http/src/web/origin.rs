@@ -49,9 +49,17 @@ pub(crate) fn may_be_anonymous(
         return false;
     }
     settings.anonymous_create
-        || client.is_some_and(|client| client.peer.is_loopback() && !client.forwarded)
-            && headers.get_all(HOST).iter().count() == 1
-            && headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(is_loopback)
+        || headers.get_all(HOST).iter().count() == 1
+            && client
+                .zip(headers.get(HOST).and_then(|host| host.to_str().ok()))
+                .is_some_and(|(client, host)| is_this_machine(client.peer, client.forwarded, host))
+}
+
+/// Whether a request comes from this machine itself: the peer is loopback, nothing says that it
+/// speaks for somebody else, and it named this machine. A proxy that keeps quiet about its clients
+/// still passes on the name that they asked for.
+pub(crate) fn is_this_machine(peer: IpAddr, forwarded: bool, host: &str) -> bool {
+    peer.is_loopback() && !forwarded && is_loopback(host)
 }
 
 /// Whether a `Host` value names this machine by a name that no DNS answers for.

@@ -5,6 +5,7 @@
 //! stored and never sends its address on.
 
 use askama::Template;
+use axum::Extension;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query, State};
 use axum::response::Response;
@@ -17,6 +18,8 @@ use super::headers::{PAGE_CSP, page};
 use super::origin::is_cross_site;
 use super::{Page, render};
 use crate::app::AppState;
+use crate::client::Client;
+use crate::limited;
 
 /// The name of the key in the list of keys.
 const KEY_NAME: &str = "first admin";
@@ -70,6 +73,7 @@ pub(crate) async fn form(
 /// `POST /setup`: uses the token up and shows the key, once.
 pub(crate) async fn redeem(
     State(state): State<AppState>,
+    client: Option<Extension<Client>>,
     headers: HeaderMap,
     form: Result<Form<Token>, FormRejection>,
 ) -> Response {
@@ -99,7 +103,12 @@ pub(crate) async fn redeem(
             };
             page(StatusCode::OK, PAGE_CSP, render(&template))
         }
-        Err(AuthError::BadSetupSecret) => error_page(StatusCode::GONE, wants),
+        Err(AuthError::BadSetupSecret) => {
+            match limited::bad_login(&state, client.as_deref(), &headers).await {
+                Ok(()) => error_page(StatusCode::GONE, wants),
+                Err(quota) => limited::page(&quota, wants),
+            }
+        }
         // What may have happened included: repeating the request then says 410, and a restart
         // prints a new link as long as there is no admin key.
         Err(_) => error_page(StatusCode::SERVICE_UNAVAILABLE, wants),

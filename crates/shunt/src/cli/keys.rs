@@ -11,7 +11,8 @@ pub(super) enum Command {
     /// Add codes to the pool, in rows of 1,000
     Fill {
         /// How many codes; 0 only tells how many there are
-        codes: u64,
+        #[arg(long, value_name = "CODES")]
+        count: u64,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -19,7 +20,7 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, client: &ApiClient) -> anyhow::Result<()> {
-    let Command::Fill { codes, json } = command;
+    let Command::Fill { count: codes, json } = command;
     let mut progress = Progress::new("codes", Some(codes));
     let body = json!({ "codes": codes });
     let report = super::local::call(client, "/local/pool", &body, &mut progress).await?;

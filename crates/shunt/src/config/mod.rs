@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shunt_domain::limit::Rate;
 use shunt_engine::codes::{Alphabet, CodeSettings, SourceKind};
 use shunt_http::listener::proxies::Cidr;
 use shunt_store::postgres::PostgresOptions;
@@ -189,6 +190,18 @@ pub struct LimitsConfig {
     pub max_body: usize,
     /// Bytes of a request head.
     pub max_header_bytes: usize,
+    /// Look-ups of links that do not exist, per address.
+    pub misses: Option<Rate>,
+    /// Links made without an API key, per address.
+    pub creates_per_address: Option<Rate>,
+    /// Links made with an API key.
+    pub creates_per_key: Option<Rate>,
+    /// Bad credentials, per address.
+    pub logins: Option<Rate>,
+    /// Whether callers on this machine are limited too.
+    pub loopback: bool,
+    /// How long the shared counter may take.
+    pub deadline: Duration,
 }
 
 /// Codes and targets.

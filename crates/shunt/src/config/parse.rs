@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shunt_domain::limit::Rate;
+
 /// A value as it came from the file, the environment or a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Raw {
@@ -148,6 +150,21 @@ fn time_text(time: Duration) -> String {
         .rev()
         .find(|(_, unit)| millis >= *unit && millis.is_multiple_of(*unit))
         .map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
+}
+
+/// A rate: `60/1m`; 0 gives `None`.
+pub(super) fn rate(raw: &Raw) -> Result<Option<Rate>, String> {
+    let text = raw.text()?;
+    if text == "0" {
+        return Ok(None);
+    }
+    let wrong = || format!("{text:?} is no rate; write 60/1m for 60 a minute, or 0 for no limit");
+    let (amount, window) = text.split_once('/').ok_or_else(wrong)?;
+    let part = |text: &str| Raw::Text(text.to_owned());
+    let amount = number(&part(amount), 1..=u64::from(Rate::MAX_AMOUNT))?;
+    let window = duration(&part(window), Rate::MIN_WINDOW..=Rate::MAX_WINDOW)?;
+    let amount = u32::try_from(amount).map_err(|_| wrong())?;
+    Rate::new(amount, window).map(Some).ok_or_else(wrong)
 }
 
 /// An address with its port; `off` and nothing give `None`.

@@ -280,7 +280,8 @@ fn the_reference_page_is_fresh() {
 fn values_are_read_with_their_units() {
     let config = load(
         "[cache]\nl1_bytes = 1_048_576\nmax_stale = '2d'\n[clicks]\nflush_ms = 30\nfold_ms = '1s'\n\
-         [links]\nextra_schemes = ['Mailto', 'tel']\n[proxies]\ntrusted = ['10.0.0.0/8', '::1']\n",
+         [links]\nextra_schemes = ['Mailto', 'tel']\n[proxies]\ntrusted = ['10.0.0.0/8', '::1']\n\
+         [limits]\nmisses = '5_000/1h'\nlogins = 0\n",
         &[("SHUNT_CLICKS_SPOOL_BYTES", "2 GiB")],
         &[],
     )
@@ -293,12 +294,22 @@ fn values_are_read_with_their_units() {
     assert_eq!(config.clicks.spool_bytes, 2 << 30);
     assert_eq!(config.links.extra_schemes, ["mailto", "tel"]);
     assert_eq!(config.proxies.trusted.len(), 2);
+    let rate = shunt_domain::limit::Rate::new(5_000, Duration::from_secs(3_600));
+    assert!(rate.is_some());
+    assert_eq!((config.limits.misses, config.limits.logins), (rate, None));
     for (key, value) in [
         ("cache.l1_bytes", "1 furlong"),
         ("cache.l1_bytes", "99999999999999999999"),
         ("cache.l1_bytes", "18446744073709551615GiB"),
         ("timeouts.idle", "60"),
         ("timeouts.idle", "-5s"),
+        ("limits.misses", "60"),
+        ("limits.misses", "60/m"),
+        ("limits.misses", "0/1m"),
+        ("limits.misses", "-1/1m"),
+        ("limits.misses", "60/100ms"),
+        ("limits.misses", "60/2d"),
+        ("limits.misses", "10000000/1m"),
         ("links.immutable", "yes"),
         ("links.allocator", "counter"),
         ("links.extra_schemes", "mail to"),

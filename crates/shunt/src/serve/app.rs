@@ -14,7 +14,9 @@ use shunt_engine::idempotency::Idempotency;
 use shunt_engine::links::{LinkSettings, Links, Ports};
 use shunt_engine::resolve::{Options, Resolver};
 use shunt_http::app::{App, AppState, Settings};
+use shunt_redis::RedisRanges;
 
+use super::codes::Ranges;
 use super::sharing::{self, Redis};
 use crate::config::Config;
 use crate::stores::Stores;
@@ -46,6 +48,8 @@ pub struct Built {
     pub stores: Stores,
     /// Where codes come from.
     pub allocator: Arc<Allocator>,
+    /// Ranges that Redis proposes, where there is one.
+    pub ranges: Option<Arc<RedisRanges>>,
     /// Hosts of registered domains.
     pub domains: Arc<DomainMap>,
     /// The connections to Redis, if one is named.
@@ -61,17 +65,18 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let deadline = || Deadline::after(Instant::now(), START_PATIENCE);
 
+    let feed = stores.feed.clone();
+    let (redis, sharing) = sharing::prepare(config, feed, &clock, mode).await?;
+    let ranges = Ranges::new(config, Arc::clone(&stores.leases), redis.as_ref());
     let ports = CodePorts {
         meta: Arc::clone(&stores.meta),
         pool: Arc::clone(&stores.pool),
-        leases: Arc::clone(&stores.leases),
+        leases: ranges.leases,
     };
     let allocator = Allocator::open(config.code_settings(), ports, deadline())
         .await
         .context("prepare the code allocator")?;
     let allocator = Arc::new(allocator);
-    let feed = stores.feed.clone();
-    let (redis, sharing) = sharing::prepare(config, feed, &clock, mode).await?;
     let resolver = Resolver::build(
         Arc::clone(&stores.reader),
         Arc::clone(&stores.writer),
@@ -109,17 +114,19 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
     let app = Arc::new(App {
         links,
         auth: Auth::new(Arc::clone(&stores.keys), Arc::clone(&clock)),
+        limits: super::limits::limits(config, redis.as_ref())?,
         resolver,
         rollups: Arc::clone(&stores.rollups),
         clock,
         settings: Settings {
             base_url: base_url.to_owned(),
             anonymous_create: config.auth.anonymous_create,
+            limit_loopback: config.limits.loopback,
             max_body: config.limits.max_body,
             request_timeout: config.timeouts.request,
         },
     });
-    Ok(Built { app, stores, allocator, domains, redis })
+    Ok(Built { app, stores, allocator, ranges: ranges.together, domains, redis })
 }
 
 /// Two random words for L1's keyed hash, new in each process.

@@ -9,6 +9,7 @@ use shunt_http::listener::core::{Shared, VisitorSecret};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Started;
+use super::limits::SharedSecret;
 use crate::config::Config;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub(super) async fn until_told_to_stop(
 ) -> anyhow::Result<()> {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut minute = tokio::time::interval(Duration::from_secs(60));
+    let limits_secret = SharedSecret::new();
     let mut successor = std::pin::pin!(started.handover.taken());
     loop {
         tokio::select! {
@@ -55,6 +57,7 @@ pub(super) async fn until_told_to_stop(
                 if secret_is_old(started) {
                     refresh(started).await;
                 }
+                limits_secret.refresh(&started.shared.app.limits, &*started.meta).await;
             }
             _ = minute.tick() => purge(started).await,
         }

@@ -7,7 +7,9 @@
 mod app;
 mod background;
 mod banner;
+mod codes;
 mod handover;
+mod limits;
 mod logging;
 mod samples;
 mod sharing;

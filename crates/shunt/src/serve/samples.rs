@@ -34,6 +34,13 @@ pub(super) fn register(metrics: &Metrics, built: &Built, pipeline: &Arc<Pipeline
             ),
         ]
     });
+    let allocator = Arc::clone(&built.allocator);
+    metrics.add_source(move || super::codes::samples(&allocator));
+    if let Some(ranges) = built.ranges.clone() {
+        metrics.add_source(move || super::codes::range_samples(&ranges));
+    }
+    let app = Arc::clone(&built.app);
+    metrics.add_source(move || super::limits::samples(&app.limits));
     let (resolver, redis) = (Arc::clone(&built.app.resolver), built.redis.clone());
     metrics.add_source(move || sharing::samples(&resolver, redis.as_ref()));
     let backend = Arc::clone(&built.stores.backend);

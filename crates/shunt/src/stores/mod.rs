@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shunt_domain::ports::{
-    ChangeFeed, CodePool, CreateOnce, DomainStore, IdempotencyStore, KeyStore, LinkQuery,
-    LinkReader, LinkWriter, MetaStore, NodeId, RangeLeases, RollupStore,
+    ChangeFeed, CodePool, CreateOnce, DomainStore, HighWater, IdempotencyStore, KeyStore,
+    LinkQuery, LinkReader, LinkWriter, MetaStore, NodeId, RollupStore,
 };
 use shunt_http::metrics::Sample;
 
@@ -42,8 +42,8 @@ pub struct Stores {
     pub meta: Arc<dyn MetaStore>,
     /// Pre-generated codes.
     pub pool: Arc<dyn CodePool>,
-    /// Leases of counter values.
-    pub leases: Arc<dyn RangeLeases>,
+    /// Leases of counter values, and the mark that judges them.
+    pub leases: Arc<dyn HighWater>,
     /// Changes of links by all processes over this store, where there can be several.
     pub feed: Option<Arc<dyn ChangeFeed>>,
     /// Roll-ups of clicks.

@@ -238,7 +238,7 @@ macro_rules! conformance_pool {
     };
 }
 
-/// `RangeLeases`.
+/// `RangeLeases` and `HighWater`.
 #[macro_export]
 macro_rules! conformance_ranges {
     ($make:expr) => {
@@ -253,6 +253,9 @@ macro_rules! conformance_ranges {
                 rests_come_back_once,
                 only_what_was_leased_can_be_given_back,
                 concurrent_leases_do_not_overlap,
+                a_proposal_is_leased_only_above_the_mark,
+                rests_of_proposals_come_back_once,
+                one_of_equal_proposals_wins,
             ]
         );
     };

@@ -1,6 +1,6 @@
 //! Facts about leases of counter ranges.
 
-use shunt_domain::ports::{Range, RangeLeases};
+use shunt_domain::ports::{HighWater, Raised, Range, RangeLeases};
 
 use super::Subject;
 use super::fixtures::soon;
@@ -98,4 +98,67 @@ where
     let leases = join_all((0..32).map(|n| subject.store().lease(n + 1, soon()))).await;
     let ranges: Vec<Range> = leases.into_iter().map(|lease| lease.done().unwrap()).collect();
     values(&ranges);
+}
+
+/// Proposes a run and answers how it was judged.
+async fn propose<S: HighWater>(store: &S, start: u64, end: u64) -> Raised {
+    store.raise(Range { start, end }, soon()).await.done().expect("a proposal is judged")
+}
+
+/// The mark goes up over a proposal once, and nothing below it is leased again by any way.
+pub async fn a_proposal_is_leased_only_above_the_mark<S: Subject>(subject: S)
+where
+    S::Store: HighWater,
+{
+    let store = subject.store();
+    let first = lease(store, 100).await;
+    let mark = first.end;
+    assert_eq!(propose(store, mark, mark + 50).await, Raised::Yes);
+    for (start, end) in [(mark, mark + 50), (mark + 49, mark + 99), (0, 10), (0, mark + 1_000)] {
+        assert_eq!(propose(store, start, end).await, Raised::Beyond(mark + 50), "{start}..{end}");
+    }
+    // A gap is nobody's.
+    assert_eq!(propose(store, mark + 60, mark + 70).await, Raised::Yes);
+    assert_eq!(propose(store, mark + 50, mark + 60).await, Raised::Beyond(mark + 70));
+    // Nonsense is refused, not stored.
+    for (start, end) in [(mark + 80, mark + 80), (mark + 90, mark + 80), (mark + 80, u64::MAX)] {
+        assert_eq!(propose(store, start, end).await, Raised::Beyond(mark + 70), "{start}..{end}");
+    }
+    let next = lease(store, 10).await;
+    assert_eq!(next.start, mark + 70);
+}
+
+/// What is left of a leased proposal goes back like the rest of any lease, and comes out once.
+pub async fn rests_of_proposals_come_back_once<S: Subject>(subject: S)
+where
+    S::Store: HighWater,
+{
+    let store = subject.store();
+    assert_eq!(store.take_rest(10, soon()).await.done(), Some(None));
+    assert_eq!(propose(store, 1_000, 1_100).await, Raised::Yes);
+    give_back(store, 1_040, 1_100).await;
+    // Never leased: the proposal was refused.
+    assert_eq!(propose(store, 500, 600).await, Raised::Beyond(1_100));
+    give_back(store, 500, 600).await;
+    let mut again = Vec::new();
+    while let Some(rest) = store.take_rest(25, soon()).await.done().unwrap() {
+        again.push(rest);
+    }
+    assert_eq!(values(&again), (1_040..1_100).collect::<Vec<_>>());
+}
+
+/// Of the same proposal made by many at once one gets it.
+pub async fn one_of_equal_proposals_wins<S: Subject>(subject: S)
+where
+    S::Store: HighWater,
+{
+    let store = subject.store();
+    for round in 0..10_u64 {
+        let proposed = Range { start: round * 100, end: round * 100 + 100 };
+        let judged = join_all((0..16).map(|_| store.raise(proposed, soon()))).await;
+        let won = judged
+            .into_iter()
+            .filter(|raised| matches!(raised, shunt_domain::Outcome::Done(Raised::Yes)));
+        assert_eq!(won.count(), 1, "round {round}");
+    }
 }

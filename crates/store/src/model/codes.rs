@@ -1,6 +1,6 @@
 //! The reference model's code pool, leases and small settings.
 
-use shunt_domain::ports::{CodePool, MetaStore, RangeLeases};
+use shunt_domain::ports::{CodePool, HighWater, MetaStore, Raised, RangeLeases};
 
 use super::*;
 
@@ -32,6 +32,28 @@ impl RangeLeases for ModelStore {
     fn give_back(&self, rest: Range, _: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>> {
         self.data().give_back(rest);
         done(())
+    }
+}
+
+impl HighWater for ModelStore {
+    fn take_rest(
+        &self,
+        len: u64,
+        _: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Range>, StoreError>> {
+        let mut data = self.data();
+        done((!data.rests.is_empty()).then(|| data.lease(len)))
+    }
+
+    fn raise(&self, proposed: Range, _: Deadline) -> BoxFuture<'_, Outcome<Raised, StoreError>> {
+        let mut data = self.data();
+        let counts = proposed.start < proposed.end && i64::try_from(proposed.end).is_ok();
+        if data.high > proposed.start || !counts {
+            return done(Raised::Beyond(data.high));
+        }
+        data.high = proposed.end;
+        data.leased.push(proposed);
+        done(Raised::Yes)
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use shunt_domain::ports::{BoxFuture, CodePool, Range, RangeLeases};
+use shunt_domain::ports::{BoxFuture, CodePool, HighWater, Raised, Range, RangeLeases};
 use shunt_domain::{Code, Deadline, Outcome, StoreError};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use super::PostgresStore;
 use super::error::{Failure, bad_value};
@@ -21,8 +23,8 @@ const ROW_CODES: usize = 1_000;
 /// How many buckets rows are spread over: so many processes can take rows without meeting.
 const BUCKETS: usize = 16;
 
-/// Rows in one statement. They are long.
-const ROWS: usize = 100;
+/// Up to this many rows are one `INSERT … VALUES`; more go by COPY.
+const ROWS: usize = 10;
 
 /// The bucket where the next row goes, or the next claim begins.
 fn next_bucket() -> i16 {
@@ -45,21 +47,27 @@ impl PoolRow {
         // At most ROW_CODES.
         Self { bucket: next_bucket(), amount: texts.len() as i32, codes: texts.join(" ") }
     }
+
+    fn params(&self) -> [Param<'_>; 3] {
+        [&self.bucket, &self.amount, &self.codes]
+    }
 }
 
 async fn add(session: &Session, rows: &[PoolRow]) -> Result<(), Failure> {
-    for (at, chunk) in rows.chunks(ROWS).enumerate() {
-        let params: Vec<Param<'_>> = chunk
-            .iter()
-            .flat_map(|row| -> [Param<'_>; 3] { [&row.bucket, &row.amount, &row.codes] })
-            .collect();
-        let sql = statements::POOL_ADD.sql(chunk.len());
-        if at == 0 {
-            session.open().await?;
-        }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    session.open().await?;
+    let params = rows.iter().map(PoolRow::params);
+    if rows.len() > ROWS {
+        let types = [Type::INT2, Type::INT4, Type::TEXT];
+        session.copy(&statements::POOL_COPY, &types, params.map(Vec::from)).await?;
+    } else {
+        let params: Vec<Param<'_>> = params.flatten().collect();
+        let sql = statements::POOL_ADD.sql(rows.len());
         session.read_made(&sql, &statements::POOL_ADD.typed(&params)).await?;
     }
-    if rows.is_empty() { Ok(()) } else { session.commit().await }
+    session.commit().await
 }
 
 async fn claim(session: &Session) -> Result<Option<Vec<Code>>, Failure> {
@@ -118,19 +126,27 @@ impl CodePool for PostgresStore {
 /// Ranges that this process holds: start and end.
 type Leases = Arc<Mutex<BTreeMap<u64, u64>>>;
 
-/// Takes from the rests first, else raises the high-water mark. `None`: the counter is used up.
-async fn lease(session: &Session, (leases, len): &(Leases, u64)) -> Result<Option<Range>, Failure> {
-    // Nobody can use more than there is; at least one value makes progress.
-    let len = i64::try_from(*len).unwrap_or(i64::MAX).max(1);
-    let mut rows = session.change(&statements::RANGE_REST, &[&len]).await?;
-    if rows.is_empty() {
-        session.nothing_happened();
-        rows = session.change(&statements::RANGE_RAISE, &[&len]).await?;
-    }
-    let Some(row) = rows.first() else { return Ok(None) };
+/// Nobody can use more than there is; at least one value makes progress.
+fn length(len: u64) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX).max(1)
+}
+
+/// Notes the range in a row as held by this process.
+fn leased(leases: &Leases, row: &Row) -> Result<Range, Failure> {
     let range = Range { start: row::unsigned(row, 0)?, end: row::unsigned(row, 1)? };
     lock(leases).insert(range.start, range.end);
-    Ok(Some(range))
+    Ok(range)
+}
+
+/// Takes from the rests first, else raises the high-water mark. `None`: the counter is used up.
+async fn lease(session: &Session, args: &(Leases, u64)) -> Result<Option<Range>, Failure> {
+    if let Some(rest) = rest(session, args).await? {
+        return Ok(Some(rest));
+    }
+    let (leases, len) = args;
+    let rows = session.change(&statements::RANGE_RAISE, &[&length(*len)]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    leased(leases, row).map(Some)
 }
 
 /// Takes a rest out of the leases that this process holds, whose neighbours stay leased. `false`:
@@ -188,6 +204,57 @@ impl RangeLeases for PostgresStore {
             }
             given
         })
+    }
+}
+
+/// Takes from the lowest rest, if there is one.
+async fn rest(session: &Session, (leases, len): &(Leases, u64)) -> Result<Option<Range>, Failure> {
+    let rows = session.change(&statements::RANGE_REST, &[&length(*len)]).await?;
+    let Some(row) = rows.first() else {
+        session.nothing_happened();
+        return Ok(None);
+    };
+    leased(leases, row).map(Some)
+}
+
+async fn raise(session: &Session, (leases, proposed): &(Leases, Range)) -> Result<Raised, Failure> {
+    let bounds = (i64::try_from(proposed.start), i64::try_from(proposed.end));
+    if let (Ok(start), Ok(end)) = bounds
+        && start < end
+    {
+        let raised = session.change(&statements::RANGE_CONFIRM, &[&start, &end]).await?;
+        if !raised.is_empty() {
+            lock(leases).insert(proposed.start, proposed.end);
+            return Ok(Raised::Yes);
+        }
+        session.nothing_happened();
+    }
+    let rows = session.read(&statements::RANGE_HIGH, &[]).await?;
+    let row = rows.first().ok_or_else(|| bad_value("the counter of ranges is gone"))?;
+    Ok(Raised::Beyond(row::unsigned(row, 0)?))
+}
+
+impl HighWater for PostgresStore {
+    fn take_rest(
+        &self,
+        len: u64,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Range>, StoreError>> {
+        let args = (Arc::clone(&self.inner.leases), len);
+        Box::pin(
+            self.database().write(deadline, args, |args, session| Box::pin(rest(session, args))),
+        )
+    }
+
+    fn raise(
+        &self,
+        proposed: Range,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Raised, StoreError>> {
+        let args = (Arc::clone(&self.inner.leases), proposed);
+        Box::pin(
+            self.database().write(deadline, args, |args, session| Box::pin(raise(session, args))),
+        )
     }
 }
 

@@ -484,6 +484,7 @@ statements! {
              (SELECT id FROM code_pool WHERE bucket = $1 ORDER BY id LIMIT 1
               FOR UPDATE SKIP LOCKED)
          RETURNING codes";
+    POOL_COPY: Ddl [] = "COPY code_pool (bucket, amount, codes) FROM STDIN (FORMAT binary)";
     POOL_BUCKETS: MultiShard [] = "SELECT DISTINCT bucket FROM code_pool";
     POOL_SIZE: MultiShard [] = "SELECT coalesce(sum(amount), 0)::bigint FROM code_pool";
     /// Takes up to `$1` values of the lowest rest; what is left of it stays.
@@ -503,6 +504,11 @@ statements! {
          FROM (SELECT value FROM counters WHERE name = 'range_high' FOR UPDATE) AS old
          WHERE counters.name = 'range_high' AND old.value < 9223372036854775807
          RETURNING old.value, counters.value";
+    /// Raises the counter from `$1` or less to `$2`.
+    RANGE_CONFIRM: Local [INT8, INT8] =
+        "UPDATE counters SET value = $2 WHERE name = 'range_high' AND value <= $1
+         RETURNING value";
+    RANGE_HIGH: Local [] = "SELECT value FROM counters WHERE name = 'range_high'";
     RANGE_GIVE_BACK: Local [INT8, INT8] =
         "INSERT INTO range_rests (start, stop) VALUES ($1, $2)";
 

@@ -1,7 +1,7 @@
 //! The pool of pre-generated codes, and leases of counter ranges.
 
 use rusqlite::{OptionalExtension, params};
-use shunt_domain::ports::{BoxFuture, CodePool, Range, RangeLeases};
+use shunt_domain::ports::{BoxFuture, CodePool, HighWater, Raised, Range, RangeLeases};
 use shunt_domain::{Code, Deadline, Outcome, StoreError};
 
 use super::SqliteStore;
@@ -61,41 +61,74 @@ impl CodePool for SqliteStore {
     }
 }
 
-/// Takes from the rests first, else raises the high-water mark. `None`: the counter is used up.
-fn lease(tx: &mut Tx<'_, LinkState>, len: u64) -> rusqlite::Result<Option<Range>> {
+/// Nobody can use more than there is; at least one value makes progress.
+fn length(len: u64) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX).max(1)
+}
+
+fn leased(tx: &mut Tx<'_, LinkState>, start: i64, end: i64) -> Range {
+    let range = Range { start: start.cast_unsigned(), end: end.cast_unsigned() };
+    tx.state.leases_mut().insert(range.start, range.end);
+    range
+}
+
+/// Takes from the lowest rest, if there is one.
+fn rest(tx: &mut Tx<'_, LinkState>, len: u64) -> rusqlite::Result<Option<Range>> {
     let db = tx.connection;
     let rest: Option<(i64, i64)> = db
         .prepare_cached("SELECT start, stop FROM range_rests ORDER BY start LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    // Nobody can use more than there is; at least one value makes progress.
-    let len = i64::try_from(len).unwrap_or(i64::MAX).max(1);
-    let (start, end) = match rest {
-        Some((start, stop)) => {
-            db.prepare_cached("DELETE FROM range_rests WHERE start = ?1")?.execute([start])?;
-            let end = stop.min(start.saturating_add(len));
-            if end < stop {
-                db.prepare_cached("INSERT INTO range_rests (start, stop) VALUES (?1, ?2)")?
-                    .execute([end, stop])?;
-            }
-            (start, end)
+    let Some((start, stop)) = rest else { return Ok(None) };
+    db.prepare_cached("DELETE FROM range_rests WHERE start = ?1")?.execute([start])?;
+    let end = stop.min(start.saturating_add(length(len)));
+    if end < stop {
+        db.prepare_cached("INSERT INTO range_rests (start, stop) VALUES (?1, ?2)")?
+            .execute([end, stop])?;
+    }
+    Ok(Some(leased(tx, start, end)))
+}
+
+fn high(tx: &Tx<'_, LinkState>) -> rusqlite::Result<i64> {
+    tx.connection
+        .prepare_cached("SELECT value FROM counters WHERE name = 'range_high'")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Takes from the rests first, else raises the high-water mark. `None`: the counter is used up.
+fn lease(tx: &mut Tx<'_, LinkState>, len: u64) -> rusqlite::Result<Option<Range>> {
+    if let Some(rest) = rest(tx, len)? {
+        return Ok(Some(rest));
+    }
+    let high = high(tx)?;
+    let end = high.saturating_add(length(len));
+    if end == high {
+        return Ok(None);
+    }
+    tx.connection
+        .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'range_high'")?
+        .execute([end])?;
+    Ok(Some(leased(tx, high, end)))
+}
+
+/// Leases what another counter proposes, if the mark is not beyond its start.
+fn raise(tx: &mut Tx<'_, LinkState>, proposed: Range) -> rusqlite::Result<Raised> {
+    let bounds = (i64::try_from(proposed.start), i64::try_from(proposed.end));
+    if let (Ok(start), Ok(end)) = bounds
+        && start < end
+    {
+        let raised = tx
+            .connection
+            .prepare_cached(
+                "UPDATE counters SET value = ?1 WHERE name = 'range_high' AND value <= ?2",
+            )?
+            .execute([end, start])?;
+        if raised == 1 {
+            leased(tx, start, end);
+            return Ok(Raised::Yes);
         }
-        None => {
-            let high: i64 = db
-                .prepare_cached("SELECT value FROM counters WHERE name = 'range_high'")?
-                .query_row([], |row| row.get(0))?;
-            let end = high.saturating_add(len);
-            if end == high {
-                return Ok(None);
-            }
-            db.prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'range_high'")?
-                .execute([end])?;
-            (high, end)
-        }
-    };
-    let range = Range { start: start.cast_unsigned(), end: end.cast_unsigned() };
-    tx.state.leases_mut().insert(range.start, range.end);
-    Ok(Some(range))
+    }
+    Ok(Raised::Beyond(high(tx)?.cast_unsigned()))
 }
 
 /// Notes a rest, if it is part of a lease that this process holds. Anything else was given back
@@ -137,5 +170,23 @@ impl RangeLeases for SqliteStore {
 
     fn give_back(&self, rest: Range, deadline: Deadline) -> BoxFuture<'_, Outcome<(), StoreError>> {
         Box::pin(self.writer().write(deadline, move |tx| give_back(tx, rest)))
+    }
+}
+
+impl HighWater for SqliteStore {
+    fn take_rest(
+        &self,
+        len: u64,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Option<Range>, StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| rest(tx, len)))
+    }
+
+    fn raise(
+        &self,
+        proposed: Range,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<Raised, StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| raise(tx, proposed)))
     }
 }

@@ -18,6 +18,7 @@ use crate::client::{Client, Transport};
 /// Settings with a base URL.
 pub(crate) fn settings(base_url: &str) -> Settings {
     Settings {
+        limit_loopback: false,
         base_url: base_url.to_owned(),
         anonymous_create: false,
         max_body: 64 * 1024,

@@ -17,6 +17,7 @@ use shunt_domain::{
 use shunt_engine::auth::{Auth, KeyRequest};
 use shunt_engine::clock::SystemClock;
 use shunt_engine::idempotency::Idempotency;
+use shunt_engine::limits::{Limits, Rates};
 use shunt_engine::links::{CodeSource, DrawError, LinkSettings, Links, Ports};
 use shunt_engine::resolve::{Options, Resolver};
 
@@ -416,6 +417,7 @@ pub(crate) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
     let app = App {
         links,
         auth: Auth::new(memory.clone(), clock.clone()),
+        limits: Limits::new(Rates::default(), [0; 32]),
         resolver,
         rollups: memory.clone(),
         clock,

@@ -163,45 +163,4 @@ pub(super) const PART: &[Setting] = &[
          lost.",
         to!(timeouts.shutdown, |raw| duration(raw, Duration::ZERO..=HOUR))
     ),
-    setting!(
-        "limits.max_connections",
-        "SHUNT_LIMITS_MAX_CONNECTIONS",
-        Flag::No,
-        "16384",
-        "number",
-        "Open connections in all. Needs as many file descriptors (ulimit -n) and up to 32 KiB of \
-         memory each. Too low: visitors are turned away in peaks.",
-        to!(limits.max_connections, |raw| count(raw, 1..=10_000_000))
-    ),
-    setting!(
-        "limits.max_connections_per_address",
-        "SHUNT_LIMITS_MAX_CONNECTIONS_PER_ADDRESS",
-        Flag::No,
-        "1024",
-        "number",
-        "Open connections of one IPv4 address or one IPv6 /64; trusted proxies are exempt. Too \
-         high: one client can take all places. Too low: offices behind one address are turned \
-         away.",
-        to!(limits.max_connections_per_address, |raw| count(raw, 1..=10_000_000))
-    ),
-    setting!(
-        "limits.max_body",
-        "SHUNT_LIMITS_MAX_BODY",
-        Flag::No,
-        "64KiB",
-        "size",
-        "The largest body of an ordinary request; batches and imports are streamed and have a \
-         bound per row instead. Too high: memory. Too low: links with long targets are refused.",
-        to!(limits.max_body, |raw| size(raw, (16 * KIB)..=(64 * MIB)).map(|n| n as usize))
-    ),
-    setting!(
-        "limits.max_header_bytes",
-        "SHUNT_LIMITS_MAX_HEADER_BYTES",
-        Flag::No,
-        "16KiB",
-        "size",
-        "The largest request head. Too high: memory per connection. Too low: visitors with large \
-         cookies are refused.",
-        to!(limits.max_header_bytes, |raw| size(raw, (8 * KIB)..=MIB).map(|n| n as usize))
-    ),
 ];
