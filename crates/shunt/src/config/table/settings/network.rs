@@ -1,11 +1,11 @@
-//! Where events go, TLS, proxies, deadlines and bounds.
+//! Where events go, TLS, proxies and deadlines.
 
 use std::time::Duration;
 
 use super::super::super::EventsUrl;
-use super::super::super::parse::{Raw, address, boolean, count, duration, path, size};
+use super::super::super::parse::{Raw, address, boolean, duration, path};
 use super::super::{Flag, Setting};
-use super::{HOUR, KIB, MIB, MILLI};
+use super::{HOUR, MILLI};
 
 /// See the module.
 pub(super) const PART: &[Setting] = &[
