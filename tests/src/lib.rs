@@ -3,4 +3,5 @@
 
 pub mod edges;
 pub mod markdown;
+pub mod switch;
 pub mod tree;

@@ -91,7 +91,9 @@ pub(crate) async fn bad_login(
     headers: &HeaderMap,
 ) -> Result<(), Quota> {
     let Some(subject) = caller(app, client, headers) else { return Ok(()) };
-    match app.limits.tell(LimitKind::Login, subject, 1).await {
+    // Asked and not told: whoever goes on guessing is refused and makes no debt that would shut
+    // others behind the same address out for hours.
+    match app.limits.ask(LimitKind::Login, subject, 1).await {
         Some(quota) if !quota.answer.allowed => Err(quota),
         _ => Ok(()),
     }

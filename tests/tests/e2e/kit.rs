@@ -6,19 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shunt_cluster::{Connection, Request, Response, Shunt, until};
+pub(crate) use shunt_tests::switch::full;
+use shunt_tests::switch::switch;
 
 /// The bound of a wait whose condition is expected at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-#[expect(clippy::disallowed_methods, reason = "switches of ./test, no settings of the product")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Whether this is a run with full counts.
-pub(crate) fn full() -> bool {
-    switch("SHUNT_TEST_FULL").is_some()
-}
 
 /// A count that full runs take whole and others divided by 20.
 pub(crate) fn count(whole: usize) -> usize {

@@ -19,9 +19,8 @@ const SWITCH: &str = "SHUNT_TEST_CITUS_URL";
 /// The database of clusters that are started here.
 pub const DATABASE: &str = "shunt_test";
 
-#[expect(clippy::disallowed_methods, reason = "a switch of ./test, no setting of the product")]
 fn switch() -> Option<String> {
-    std::env::var(SWITCH).ok().filter(|value| !value.is_empty())
+    shunt_tests::switch::switch(SWITCH)
 }
 
 /// Says that a test did not run, where everybody looks.

@@ -12,9 +12,8 @@ use shunt_store::postgres::PostgresStore;
 
 use crate::kit::{Servers, within};
 
-#[expect(clippy::disallowed_methods, reason = "a switch of ./test, no setting of the product")]
 fn codes() -> u64 {
-    if std::env::var_os("SHUNT_TEST_FULL").is_some() { 1_000_000 } else { 100_000 }
+    if shunt_tests::switch::full() { 1_000_000 } else { 100_000 }
 }
 
 async fn allocator(store: &Arc<PostgresStore>) -> Allocator {

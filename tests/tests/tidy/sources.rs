@@ -74,7 +74,7 @@ fn only_the_configuration_reads_the_environment() {
         // The test kit finds programs by PATH and the binary under test by its own switch.
         let may = file.starts_with("crates/shunt/src/config")
             || file.starts_with("crates/cluster/src/")
-            || file == "tests/tests/e2e/kit.rs";
+            || file == "tests/src/switch.rs";
         (reads && !may).then(|| "reads the environment".to_owned())
     });
 }

@@ -16,9 +16,8 @@ pub(crate) fn soon() -> Deadline {
 }
 
 /// A count that full runs take whole and others divided by 20.
-#[expect(clippy::disallowed_methods, reason = "a switch of ./test, no setting of the product")]
 pub(crate) fn count(whole: usize) -> usize {
-    if std::env::var_os("SHUNT_TEST_FULL").is_some() { whole } else { whole.div_ceil(20) }
+    if shunt_tests::switch::full() { whole } else { whole.div_ceil(20) }
 }
 
 /// A handle on this URL, connected to every master. A node that gives no sign of life for so long

@@ -9,7 +9,7 @@ const DATABASE: &str = "links";
 struct Fleet {
     nodes: [Shunt; 2],
     redis: Redis,
-    _postgres: Postgres,
+    postgres: Postgres,
 }
 
 /// Two nodes that limit this machine as everybody.
@@ -31,7 +31,7 @@ fn fleet(config: &str) -> Fleet {
     for node in &mut nodes {
         node.start().unwrap();
     }
-    Fleet { nodes, redis, _postgres: postgres }
+    Fleet { nodes, redis, postgres }
 }
 
 /// How many of `most` guesses got 404; the others got 429.
@@ -61,7 +61,7 @@ fn kept(redis: &Redis) -> Vec<String> {
 
 #[test]
 fn two_nodes_share_a_limit_and_go_on_when_redis_is_killed() {
-    let Fleet { nodes: [one, other], mut redis, .. } = fleet("");
+    let Fleet { nodes: [one, other], mut redis, postgres: _postgres } = fleet("");
     // Until both are connected and know the day's secret, each counts for itself.
     for node in [&one, &other] {
         until(SOON, "a node to count with the other", || {
@@ -97,7 +97,8 @@ fn two_nodes_share_a_limit_and_go_on_when_redis_is_killed() {
 /// Codes of both nodes come from one counter, and none is made twice when it is deleted.
 #[test]
 fn two_nodes_lease_codes_from_one_counter_that_forgets() {
-    let Fleet { nodes, redis, .. } = fleet("[links]\nallocator = \"range\"\nrange_lease = 20\n");
+    let Fleet { nodes, redis, postgres: _postgres } =
+        fleet("[links]\nallocator = \"range\"\nrange_lease = 20\n");
     let mut codes = std::collections::BTreeSet::new();
     let mut connections = nodes.each_ref().map(|node| node.connect().unwrap());
     let body = serde_json::json!({"target": "https://example.com/"});

@@ -79,7 +79,8 @@ fn from_config(config: &Config, tls: TlsMode) -> Result<PostgresOptions, String>
         Some(Ok(password)) => Some(Secret::new(password)),
         Some(Err(_)) => return Err("the password is no UTF-8".to_owned()),
     };
-    let user = config.get_user().ok_or("no user is named")?.to_owned();
+    let user = config.get_user().filter(|user| !user.is_empty());
+    let user = user.ok_or("no user is named")?.to_owned();
     Ok(PostgresOptions {
         hosts,
         password,

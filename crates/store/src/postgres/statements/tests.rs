@@ -46,7 +46,7 @@ fn router_statements_filter_on_the_column_of_distribution() {
         let named = ["code = $1", "key_hash = $1", "bucket = $1", "lane = $1"]
             .iter()
             .any(|filter| sql.contains(filter));
-        let inserted = ["(code, domain,", "(key_hash,", "(bucket,", "(lane,"]
+        let inserted = ["(code, domain,", "(key_hash,", "(bucket,", "(lane,", "(node,"]
             .iter()
             .any(|columns| sql.starts_with("INSERT") && sql.contains(columns));
         assert!(named || inserted, "{}: {sql}", statement.name);
