@@ -8,6 +8,8 @@ mod cursor;
 pub mod histogram;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "postgres")]
+pub mod replicated;
 mod rules;
 pub mod sqlite;
 mod text;

@@ -26,6 +26,7 @@ mod postgres;
 mod rates;
 mod redirects;
 mod redis;
+mod replicas;
 mod restart;
 mod scaling;
 mod seeing;

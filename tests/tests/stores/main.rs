@@ -13,4 +13,5 @@ mod faults;
 mod kit;
 mod login;
 mod pool;
+mod replicated;
 mod schema;

@@ -8,6 +8,7 @@ use super::flags::CommonFlags;
 use super::parse::Raw;
 use super::source::{Environment, Found, from_toml, is_key, secret_twin, unknown_key};
 use super::table::{Flag, SETTINGS, Setting, by_key};
+use super::urls::StoreUrl;
 
 /// The name of the settings file in the data directory.
 const FILE_NAME: &str = "shunt.toml";
@@ -310,6 +311,9 @@ fn check_together(
     };
     if config.links.code_max_length < config.links.code_length {
         wrong("links.code_max_length", "it is less than links.code_length; raise it");
+    }
+    if !config.store.replicas.is_empty() && !matches!(config.store.url, StoreUrl::Postgres(_)) {
+        wrong("store.replicas", "standbys belong to a database; store.url must be postgres://…");
     }
     let tls = &config.tls;
     if tls.listen.is_some() {

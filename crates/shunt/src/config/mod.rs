@@ -96,6 +96,10 @@ pub struct StoreConfig {
     pub writers: usize,
     /// Where `migrate` connects to; `None` for where everything else does.
     pub migrate: Option<Box<PostgresOptions>>,
+    /// Standbys of the database that redirects read from.
+    pub replicas: Vec<PostgresOptions>,
+    /// Standbys that are further behind serve only when nothing else answers.
+    pub max_lag: Duration,
 }
 
 /// When a commit counts as done.

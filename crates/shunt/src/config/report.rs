@@ -146,6 +146,9 @@ fn shown(setting: &Setting, value: &str, loaded: &Loaded) -> String {
         "store.url" if value.is_empty() => {
             format!("sqlite://{}/links.db", loaded.config.store_dir().display())
         }
+        _ if setting.secret && setting.is_list() => {
+            value.split(',').map(|item| redacted(item.trim())).collect::<Vec<_>>().join(",")
+        }
         _ if setting.secret => redacted(value),
         _ => value.to_owned(),
     }

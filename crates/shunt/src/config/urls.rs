@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use shunt_redis::RedisOptions;
 use shunt_store::postgres::PostgresOptions;
+use shunt_store::replicated::MOST_COPIES;
+
+use super::parse::Raw;
 
 /// Which store, and where.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +68,25 @@ pub(super) fn postgres(text: &str) -> Option<Result<PostgresOptions, String>> {
         .iter()
         .any(|scheme| text.starts_with(scheme))
         .then(|| PostgresOptions::from_url(text))
+}
+
+/// Addresses of standbys, one host each: the comma between hosts is the one between addresses.
+pub(super) fn replicas(raw: &Raw) -> Result<Vec<PostgresOptions>, String> {
+    let list = raw.list();
+    if list.len() >= MOST_COPIES {
+        return Err(format!("{} are too many; {} can be used", list.len(), MOST_COPIES - 1));
+    }
+    let read = |(at, text): (usize, &str)| {
+        let right = "write postgres://user:password@host:5432/database, with one host each";
+        let options = postgres(text)
+            .unwrap_or_else(|| Err(format!("this is no address of PostgreSQL; {right}")));
+        match options {
+            Ok(options) if options.hosts.len() == 1 => Ok(options),
+            Ok(_) => Err(format!("number {} names several hosts; {right}", at + 1)),
+            Err(why) => Err(format!("number {}: {why}", at + 1)),
+        }
+    };
+    list.into_iter().enumerate().map(read).collect()
 }
 
 impl CacheUrl {

@@ -78,7 +78,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
         .context("prepare the code allocator")?;
     let allocator = Arc::new(allocator);
     let resolver = Resolver::build(
-        Arc::clone(&stores.reader),
+        Arc::clone(&stores.redirects),
         Arc::clone(&stores.writer),
         Arc::clone(&clock),
         Options {

@@ -54,8 +54,8 @@ pub(super) async fn until_told_to_stop(
             _ = signals.hang_up.recv() => reload_certificates(started),
             _ = second.tick() => {
                 reload_certificates(started);
-                if secret_is_old(started) {
-                    refresh(started).await;
+                if secret_is_old(&started.shared) {
+                    refresh(&started.shared, &*started.meta).await;
                 }
                 limits_secret.refresh(&started.shared.app.limits, &*started.meta).await;
             }
@@ -79,14 +79,16 @@ fn today() -> i64 {
     Timestamp::from(SystemTime::now()).day()
 }
 
-fn secret_is_old(started: &Started) -> bool {
-    started.shared.visitor_secret.load().as_ref().is_none_or(|secret| secret.day != today())
+fn secret_is_old(shared: &Shared) -> bool {
+    shared.visitor_secret.load().as_ref().is_none_or(|secret| secret.day != today())
 }
 
-async fn refresh(started: &Started) {
-    if let Err(error) = refresh_visitor_secret(&started.shared, &*started.meta).await {
+/// Sees to a visitor secret for today. Without one redirects go on and clicks are counted, but
+/// visitors are not told apart; it is tried again every second.
+pub(super) async fn refresh(shared: &Shared, store: &dyn MetaStore) {
+    if let Err(error) = refresh_visitor_secret(shared, store).await {
         // Yesterday's secret must not go on: no hashes at all until there is a new one.
-        started.shared.visitor_secret.store(None);
+        shared.visitor_secret.store(None);
         tracing::warn!(%error, "no visitor secret for today; visitors are not told apart");
     }
 }
@@ -95,10 +97,7 @@ async fn refresh(started: &Started) {
 ///
 /// # Errors
 /// If the store did not keep one.
-pub(super) async fn refresh_visitor_secret(
-    shared: &Shared,
-    store: &dyn MetaStore,
-) -> anyhow::Result<()> {
+async fn refresh_visitor_secret(shared: &Shared, store: &dyn MetaStore) -> anyhow::Result<()> {
     if !shared.options.hash_visitors {
         return Ok(());
     }

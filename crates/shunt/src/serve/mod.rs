@@ -143,7 +143,7 @@ fn start(
     sharing::start(runtime, &built.app.resolver, built.redis.as_ref());
 
     let shared = Arc::new(shared(config, runtime, built, &metrics));
-    runtime.block_on(background::refresh_visitor_secret(&shared, &*built.stores.meta))?;
+    runtime.block_on(background::refresh(&shared, &*built.stores.meta));
     metrics.add_source(samples::connections(&shared));
 
     // Built now, so that the first visitor who meets an error does not wait for the pages.

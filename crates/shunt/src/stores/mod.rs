@@ -5,6 +5,7 @@
 //! - one process at a time has a data directory, whatever the store is: its lock is taken first.
 
 mod postgres;
+mod replicated;
 mod shared;
 mod sqlite;
 
@@ -24,8 +25,11 @@ pub(crate) use postgres::migrate;
 
 /// Every port of the configured store.
 pub struct Stores {
-    /// Reads one link.
+    /// Reads one link, with every write that was answered before: for the API.
     pub reader: Arc<dyn LinkReader>,
+    /// Reads one link for a redirect, from the nearest copy where there are several: as new as it
+    /// is asked to be, and absent only on authority.
+    pub redirects: Arc<dyn LinkReader>,
     /// Writes links.
     pub writer: Arc<dyn LinkWriter>,
     /// Makes a link and its idempotency row in one transaction, where the store can.
@@ -98,7 +102,10 @@ impl Stores {
     pub async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Self> {
         match &config.store.url {
             StoreUrl::DataDir | StoreUrl::Sqlite(_) => sqlite::open(config, mode).await,
-            StoreUrl::Postgres(options) => postgres::open(config, options, mode).await,
+            StoreUrl::Postgres(options) if config.store.replicas.is_empty() => {
+                postgres::open(config, options, mode).await
+            }
+            StoreUrl::Postgres(options) => replicated::open(config, options, mode).await,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use shunt_domain::ports::NodeId;
 use shunt_http::metrics::Sample;
 use shunt_store::postgres::{
     Migrated, PostgresError, PostgresOptions, PostgresRollups, PostgresStore,
@@ -20,11 +21,25 @@ use crate::serve::OpenMode;
 /// How many of the store's connections roll-ups get: one batch at a time is written.
 const ROLLUP_WRITERS: usize = 2;
 
-pub(super) async fn open(
+/// What a store on a database server has on this machine, and how it uses the server.
+pub(super) struct Prepared {
+    pub(super) lock: DirLock,
+    pub(super) node: NodeId,
+    /// For links and all else.
+    pub(super) options: PostgresOptions,
+    /// For roll-ups.
+    pub(super) rollups: PostgresOptions,
+}
+
+/// Takes the data directory, and lays down how the server is used.
+///
+/// # Errors
+/// What is in the way of the directory.
+pub(super) fn prepare(
     config: &Config,
     options: &PostgresOptions,
     mode: OpenMode,
-) -> anyhow::Result<Stores> {
+) -> anyhow::Result<Prepared> {
     let dir = config.data_dir.as_path();
     std::fs::create_dir_all(dir)
         .with_context(|| format!("make the data directory {}", dir.display()))?;
@@ -40,22 +55,33 @@ pub(super) async fn open(
         max_overdue: options.max_overdue.min(config.store.writers),
         ..options.clone()
     };
-    let place = options.address();
-    let store = PostgresStore::open(options.clone())?;
-    let checking = store.clone();
-    tokio::task::spawn_blocking(move || checking.check())
-        .await
-        .context("look at the database")??;
-    let rollups = PostgresRollups::open(PostgresOptions {
+    let rollups = PostgresOptions {
         writers: ROLLUP_WRITERS,
         max_overdue: ROLLUP_WRITERS,
         readers: 1,
         scanners: 1,
-        ..options
-    })?;
+        ..options.clone()
+    };
+    Ok(Prepared { lock, node, options, rollups })
+}
+
+pub(super) async fn open(
+    config: &Config,
+    options: &PostgresOptions,
+    mode: OpenMode,
+) -> anyhow::Result<Stores> {
+    let Prepared { lock, node, options, rollups } = prepare(config, options, mode)?;
+    let place = options.address();
+    let store = PostgresStore::open(options)?;
+    let checking = store.clone();
+    tokio::task::spawn_blocking(move || checking.check())
+        .await
+        .context("look at the database")??;
+    let rollups = PostgresRollups::open(rollups)?;
     let port = Arc::new(store.clone());
     Ok(Stores {
         reader: port.clone(),
+        redirects: port.clone(),
         writer: port.clone(),
         once: Some(port.clone()),
         query: port.clone(),
@@ -92,85 +118,97 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+/// Figures of a store on a server.
+pub(super) fn samples(store: &PostgresStore) -> Vec<Sample> {
+    let stats = store.stats();
+    let mut samples = vec![
+        Sample::counter(
+            "shunt_store_connections_made",
+            "Connections made to the database",
+            get(&stats.connections),
+        ),
+        Sample::counter(
+            "shunt_store_connections_failed",
+            "Attempts to connect that failed",
+            get(&stats.failed_connections),
+        ),
+        Sample::counter(
+            "shunt_store_writes_acknowledged",
+            "Writes acknowledged as durable",
+            get(&stats.done),
+        ),
+        Sample::counter("shunt_store_writes_refused", "Writes refused", get(&stats.refused)),
+        Sample::counter(
+            "shunt_store_writes_unknown",
+            "Writes with an unknown outcome",
+            get(&stats.unknown),
+        ),
+        Sample::counter(
+            "shunt_store_writes_repeated",
+            "Transactions run again after a deadlock or a lost connection",
+            get(&stats.repeated),
+        ),
+        Sample::counter(
+            "shunt_store_commits_warned",
+            "Commits reported with a warning, which count as unknown",
+            get(&stats.warned),
+        ),
+        Sample::counter(
+            "shunt_store_writes_failed_fast",
+            "Writes refused at once because too many were overdue",
+            get(&stats.failed_fast),
+        ),
+        Sample::gauge(
+            "shunt_store_writes_overdue",
+            "Writes past their deadline and still under way",
+            store.overdue() as f64,
+        ),
+        Sample::counter("shunt_store_reads", "Reads done", get(&stats.reads)),
+        Sample::counter(
+            "shunt_store_reads_failed",
+            "Reads that failed or came too late",
+            get(&stats.failed_reads),
+        ),
+        Sample::counter(
+            "shunt_store_connections_stalled",
+            "Shared connections replaced because nothing was answered on them",
+            get(&stats.stalled),
+        ),
+    ];
+    latency(&mut samples, "write", &stats.write_micros);
+    samples
+}
+
+/// What a store on a server suffers from.
+pub(super) fn overdue(store: &PostgresStore) -> Option<String> {
+    let overdue = store.overdue();
+    (overdue > 0).then(|| {
+        format!(
+            "{overdue} writes are past their deadline and still under way; does a standby that \
+             commits wait for answer?"
+        )
+    })
+}
+
+/// Why there is no backup of a store on a server.
+pub(super) const BACKUP: &str = "a PostgreSQL store is backed up with PostgreSQL's own tools \
+    (pg_dump, pg_basebackup); `shunt links export` writes the links as rows";
+
 impl Backend for Server {
     fn place(&self) -> String {
         format!("postgres at {}", self.place)
     }
 
     fn samples(&self) -> Vec<Sample> {
-        let stats = self.store.stats();
-        let mut samples = vec![
-            Sample::counter(
-                "shunt_store_connections_made",
-                "Connections made to the database",
-                get(&stats.connections),
-            ),
-            Sample::counter(
-                "shunt_store_connections_failed",
-                "Attempts to connect that failed",
-                get(&stats.failed_connections),
-            ),
-            Sample::counter(
-                "shunt_store_writes_acknowledged",
-                "Writes acknowledged as durable",
-                get(&stats.done),
-            ),
-            Sample::counter("shunt_store_writes_refused", "Writes refused", get(&stats.refused)),
-            Sample::counter(
-                "shunt_store_writes_unknown",
-                "Writes with an unknown outcome",
-                get(&stats.unknown),
-            ),
-            Sample::counter(
-                "shunt_store_writes_repeated",
-                "Transactions run again after a deadlock or a lost connection",
-                get(&stats.repeated),
-            ),
-            Sample::counter(
-                "shunt_store_commits_warned",
-                "Commits reported with a warning, which count as unknown",
-                get(&stats.warned),
-            ),
-            Sample::counter(
-                "shunt_store_writes_failed_fast",
-                "Writes refused at once because too many were overdue",
-                get(&stats.failed_fast),
-            ),
-            Sample::gauge(
-                "shunt_store_writes_overdue",
-                "Writes past their deadline and still under way",
-                self.store.overdue() as f64,
-            ),
-            Sample::counter("shunt_store_reads", "Reads done", get(&stats.reads)),
-            Sample::counter(
-                "shunt_store_reads_failed",
-                "Reads that failed or came too late",
-                get(&stats.failed_reads),
-            ),
-            Sample::counter(
-                "shunt_store_connections_stalled",
-                "Shared connections replaced because nothing was answered on them",
-                get(&stats.stalled),
-            ),
-        ];
-        latency(&mut samples, "write", &stats.write_micros);
-        samples
+        samples(&self.store)
     }
 
     fn degraded(&self) -> Option<String> {
-        let overdue = self.store.overdue();
-        (overdue > 0).then(|| {
-            format!(
-                "{overdue} writes are past their deadline and still under way; does a standby that \
-                 commits wait for answer?"
-            )
-        })
+        overdue(&self.store)
     }
 
     fn backup(&self, _: &Path, _: Tell<'_>) -> Result<(u64, u64), String> {
-        Err("a PostgreSQL store is backed up with PostgreSQL's own tools (pg_dump, pg_basebackup); \
-             `shunt links export` writes the links as rows"
-            .to_owned())
+        Err(BACKUP.to_owned())
     }
 
     fn diagnose(&self, _: Tell<'_>) -> Result<Checked, String> {

@@ -46,6 +46,7 @@ pub(super) async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Stor
     let rollup_port: Arc<dyn RollupStore> = Arc::new(rollups.clone());
     Ok(Stores {
         reader: port.clone(),
+        redirects: port.clone(),
         writer: port.clone(),
         once: Some(port.clone()),
         query: port.clone(),

@@ -6,11 +6,12 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use shunt_domain::ports::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -21,6 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{Fault, PostgresError};
 use super::options::{PostgresOptions, TlsMode};
+use super::pool::lock;
 use super::statements;
 use super::stats::{PostgresStats, count};
 
@@ -60,32 +62,34 @@ impl Connected {
     }
 }
 
-/// Makes connections as the options say.
-pub(super) struct Connector {
+/// Where connections lead, and those that were made there.
+pub(crate) struct Route {
     config: Config,
     tls: Option<MakeRustlsConnect>,
-    timeout: Duration,
-    address: String,
-    stats: Arc<PostgresStats>,
+    made: Mutex<Made>,
     /// Asked on the first connection; a database does not become a cluster's while we use it.
     is_cluster: OnceLock<bool>,
 }
 
-impl std::fmt::Debug for Connector {
+/// What was made on a route.
+#[derive(Default)]
+struct Made {
+    closed: bool,
+    carriers: Vec<AbortHandle>,
+}
+
+impl std::fmt::Debug for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connector").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Route").finish_non_exhaustive()
     }
 }
 
-impl Connector {
+impl Route {
     /// Reads the files that the options name; connects to nobody.
     ///
     /// # Errors
     /// [`PostgresError::Options`].
-    pub(super) fn new(
-        options: &PostgresOptions,
-        stats: Arc<PostgresStats>,
-    ) -> Result<Self, PostgresError> {
+    pub(crate) fn new(options: &PostgresOptions) -> Result<Self, PostgresError> {
         let wrong = |what: &str| Err(PostgresError::Options(what.to_owned()));
         if options.hosts.is_empty() {
             return wrong("no PostgreSQL host was named; name at least one");
@@ -120,37 +124,40 @@ impl Connector {
                 Some(MakeRustlsConnect::new(tls_config(authorities)?))
             }
         };
-        let timeout = options.connect_timeout;
-        let (address, is_cluster) = (options.address(), OnceLock::new());
-        Ok(Self { config, tls, timeout, address, stats, is_cluster })
+        Ok(Self { config, tls, made: Mutex::default(), is_cluster: OnceLock::new() })
     }
 
-    /// The addresses, for messages.
-    pub(super) fn address(&self) -> &str {
-        &self.address
+    /// The same way, on which nothing was made yet.
+    pub(crate) fn anew(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            tls: self.tls.clone(),
+            made: Mutex::default(),
+            is_cluster: self.is_cluster.clone(),
+        }
     }
 
-    /// Makes one connection, and the task that ends with it. Takes `connect_timeout` at most,
-    /// whatever the driver does.
-    ///
-    /// # Errors
-    /// The [`Fault`] of the last address.
-    pub(super) async fn connect(&self) -> Result<(Connected, JoinHandle<()>), Fault> {
-        let connecting = async {
-            match &self.tls {
-                None => self.connect_by(NoTls).await,
-                Some(tls) => self.connect_by(tls.clone()).await,
-            }
+    /// Ends all that was made here, whatever is under way on it, and lets nobody come here again.
+    pub(crate) fn close(&self) {
+        let mut made = lock(&self.made);
+        made.closed = true;
+        made.carriers.drain(..).for_each(|carrier| carrier.abort());
+    }
+
+    async fn connect(&self) -> Result<(Connected, JoinHandle<()>), Fault> {
+        let (connected, task) = match &self.tls {
+            None => self.connect_by(NoTls).await?,
+            Some(tls) => self.connect_by(tls.clone()).await?,
         };
-        let connected = match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(result) => result,
-            Err(_) => Err(Fault::lost(format!("no connection within {:?}", self.timeout))),
-        };
-        count(match &connected {
-            Ok(_) => &self.stats.connections,
-            Err(_) => &self.stats.failed_connections,
-        });
-        connected
+        let mut made = lock(&self.made);
+        if made.closed {
+            connected.cut();
+            return Err(Fault::lost("the primary moved while a connection to it was made"));
+        }
+        made.carriers.retain(|carrier| !carrier.is_finished());
+        made.carriers.push(connected.carrier.clone());
+        drop(made);
+        Ok((connected, task))
     }
 
     async fn connect_by<T>(&self, tls: T) -> Result<(Connected, JoinHandle<()>), Fault>
@@ -172,6 +179,100 @@ impl Connector {
             }
         };
         Ok((Connected { client: Arc::new(client), warnings, is_cluster, carrier }, task))
+    }
+}
+
+/// Knows the way to a primary that moves.
+pub(crate) trait Guide: Send + Sync {
+    /// The way to it.
+    ///
+    /// # Errors
+    /// When no copy takes writes.
+    fn route(&self) -> BoxFuture<'_, Result<Arc<Route>, Fault>>;
+
+    /// Whether a connection that was just made on this way leads to it still.
+    ///
+    /// # Errors
+    /// When it does not: the connection must not be used.
+    fn confirm<'a>(&'a self, route: &'a Arc<Route>) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+/// How the way is found.
+enum Way {
+    /// It is always the same.
+    Fixed(Route),
+    /// Somebody is asked for it.
+    Guided(Arc<dyn Guide>),
+}
+
+/// Makes connections as the options say.
+pub(crate) struct Connector {
+    way: Way,
+    timeout: Duration,
+    address: String,
+    stats: Arc<PostgresStats>,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Reads the files that the options name; connects to nobody. With a guide, the hosts of the
+    /// options are for messages only.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(super) fn new(
+        options: &PostgresOptions,
+        guide: Option<Arc<dyn Guide>>,
+        stats: Arc<PostgresStats>,
+    ) -> Result<Self, PostgresError> {
+        let way = match guide {
+            Some(guide) => Way::Guided(guide),
+            None => Way::Fixed(Route::new(options)?),
+        };
+        Ok(Self { way, timeout: options.connect_timeout, address: options.address(), stats })
+    }
+
+    /// The addresses, for messages.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Makes one connection, and the task that ends with it. Takes `connect_timeout` at most,
+    /// whatever the driver does.
+    ///
+    /// # Errors
+    /// The [`Fault`] of the last address.
+    pub(super) async fn connect(&self) -> Result<(Connected, JoinHandle<()>), Fault> {
+        let connected = match tokio::time::timeout(self.timeout, self.go()).await {
+            Ok(result) => result,
+            Err(_) => Err(Fault::lost(format!("no connection within {:?}", self.timeout))),
+        };
+        count(match &connected {
+            Ok(_) => &self.stats.connections,
+            Err(_) => &self.stats.failed_connections,
+        });
+        connected
+    }
+
+    async fn go(&self) -> Result<(Connected, JoinHandle<()>), Fault> {
+        let guide = match &self.way {
+            Way::Fixed(route) => return route.connect().await,
+            Way::Guided(guide) => guide,
+        };
+        let route = guide.route().await?;
+        let (connected, task) = route.connect().await?;
+        match guide.confirm(&route).await {
+            Ok(()) => Ok((connected, task)),
+            Err(fault) => {
+                connected.cut();
+                Err(fault)
+            }
+        }
     }
 
     /// Why the server can't be used, in words for whoever starts the program.

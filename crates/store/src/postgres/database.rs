@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use super::connect::Connector;
+use super::connect::{Connector, Guide};
 use super::error::{Failure, PostgresError};
 use super::options::PostgresOptions;
 use super::pool::{Flight, Pilot, Pool, lock, shutting_down};
@@ -52,13 +52,17 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Starts the threads. The server need not be there yet.
+    /// Starts the threads. The server need not be there yet. With a guide, connections lead where
+    /// that says.
     ///
     /// # Errors
     /// [`PostgresError::Options`].
-    pub(super) fn start(options: PostgresOptions) -> Result<Self, PostgresError> {
+    pub(super) fn start(
+        options: PostgresOptions,
+        guide: Option<Arc<dyn Guide>>,
+    ) -> Result<Self, PostgresError> {
         let stats = Arc::<PostgresStats>::default();
-        let connector = Arc::new(Connector::new(&options, Arc::clone(&stats))?);
+        let connector = Arc::new(Connector::new(&options, guide, Arc::clone(&stats))?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.io_threads.max(1))
             .thread_name("postgres")

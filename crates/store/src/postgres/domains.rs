@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use super::PostgresStore;
 use super::error::{Failure, bad_value};
+use super::readers::Readers;
 use super::row;
 use super::session::Session;
 use super::statements;
@@ -14,6 +15,18 @@ use super::store::missing;
 fn number(row: &Row) -> Result<DomainId, StoreError> {
     let number: i64 = row::get(row, 0)?;
     u32::try_from(number).map(DomainId).map_err(|_| bad_value(format_args!("domain {number}")))
+}
+
+/// All domains but the default one.
+///
+/// # Errors
+/// When the server can't be asked.
+pub(super) async fn registered(
+    readers: &Readers,
+    deadline: Deadline,
+) -> Result<Vec<(DomainId, String)>, StoreError> {
+    let rows = readers.query(&statements::DOMAINS, &[], deadline).await?;
+    rows.iter().map(|row| Ok((number(row)?, row::get(row, 1)?))).collect()
 }
 
 async fn ensure(session: &Session, host: &str) -> Result<DomainId, Failure> {
@@ -39,10 +52,7 @@ impl DomainStore for PostgresStore {
         &self,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Vec<(DomainId, String)>, StoreError>> {
-        Box::pin(async move {
-            let rows = self.database().readers.query(&statements::DOMAINS, &[], deadline).await?;
-            rows.iter().map(|row| Ok((number(row)?, row::get(row, 1)?))).collect()
-        })
+        Box::pin(async move { registered(&self.database().readers, deadline).await })
     }
 
     fn ensure_domain(

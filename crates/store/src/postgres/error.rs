@@ -66,7 +66,7 @@ fn meaning(code: &str, severity: Option<Severity>) -> Meaning {
 
 /// An error with its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     meaning: Meaning,
     code: Option<String>,
     text: String,
@@ -74,12 +74,12 @@ pub(super) struct Fault {
 
 impl Fault {
     /// No connection, or it broke: whatever was under way may have happened.
-    pub(super) fn lost(text: impl Into<String>) -> Self {
+    pub(crate) fn lost(text: impl Into<String>) -> Self {
         Self { meaning: LOST, code: None, text: text.into() }
     }
 
     /// What the caller of a port is told.
-    pub(super) fn store_error(&self) -> StoreError {
+    pub(crate) fn store_error(&self) -> StoreError {
         match self.meaning.told {
             Told::Unavailable => StoreError::Unavailable(self.text.clone()),
             Told::DiskFull => StoreError::DiskFull,

@@ -5,10 +5,25 @@ use shunt_domain::{Deadline, Outcome, StoreError};
 
 use super::PostgresStore;
 use super::error::{Failure, bad_value};
+use super::readers::Readers;
 use super::row;
 use super::session::{Param, Session};
 use super::statements;
 use super::store::missing;
+
+/// The value of a setting.
+///
+/// # Errors
+/// When the server can't be asked.
+pub(super) async fn value(
+    readers: &Readers,
+    name: &'static str,
+    deadline: Deadline,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let params: [Param<'_>; 1] = [&name];
+    let rows = readers.query(&statements::META, &params, deadline).await?;
+    rows.first().map(|row| row::get(row, 0)).transpose()
+}
 
 async fn value_or_insert(
     session: &Session,
@@ -47,11 +62,7 @@ impl MetaStore for PostgresStore {
         name: &'static str,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
-        Box::pin(async move {
-            let params: [Param<'_>; 1] = [&name];
-            let rows = self.database().readers.query(&statements::META, &params, deadline).await?;
-            rows.first().map(|row| row::get(row, 0)).transpose()
-        })
+        Box::pin(async move { value(&self.database().readers, name, deadline).await })
     }
 
     fn meta_or_insert(

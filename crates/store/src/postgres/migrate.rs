@@ -50,7 +50,7 @@ pub(super) fn blocking<T: Send + 'static>(
     + Send
     + 'static,
 ) -> Result<T, PostgresError> {
-    let connector = Connector::new(options, Arc::default())?;
+    let connector = Connector::new(options, None, Arc::default())?;
     let work = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| {

@@ -8,6 +8,7 @@
 pub mod citus;
 mod codes;
 mod connect;
+mod copy;
 mod create;
 mod database;
 mod domains;
@@ -34,9 +35,14 @@ mod store;
 mod types;
 mod url;
 
+pub(crate) use connect::{Guide, Route};
+pub use copy::Slot;
+pub(crate) use copy::{Copy, Report};
+pub(crate) use error::Fault;
 pub use error::PostgresError;
 pub use migrate::{Migrated, migrate};
 pub use options::{ListBudget, PostgresOptions, Secret, TlsMode};
+pub(crate) use pool::lock;
 pub use rollups::PostgresRollups;
 pub use stats::PostgresStats;
 pub use store::PostgresStore;

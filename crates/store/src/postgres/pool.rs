@@ -31,7 +31,7 @@ pub(super) fn longer(pause: Option<Duration>) -> Duration {
     pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE))
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that runs under these locks can leave what they guard half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,6 +18,7 @@ use shunt_domain::ports::{
 use shunt_domain::{Deadline, Lane, LinkKey, Outcome, StoreError};
 use tokio_postgres::Row;
 
+use super::connect::Guide;
 use super::create::VALUES_ROWS;
 use super::database::Database;
 use super::error::{Failure, PostgresError, bad_value};
@@ -42,7 +43,18 @@ impl PostgresRollups {
     /// # Errors
     /// [`PostgresError::Options`].
     pub fn open(options: PostgresOptions) -> Result<Self, PostgresError> {
-        Ok(Self { database: Arc::new(Database::start(options)?) })
+        Ok(Self { database: Arc::new(Database::start(options, None)?) })
+    }
+
+    /// The same on a database whose primary moves: every connection leads where the guide says.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(crate) fn guided(
+        options: PostgresOptions,
+        guide: Arc<dyn Guide>,
+    ) -> Result<Self, PostgresError> {
+        Ok(Self { database: Arc::new(Database::start(options, Some(guide))?) })
     }
 
     /// Takes no more work, lets batches that are under way come to their end (five seconds at

@@ -109,6 +109,7 @@ pub fn all() -> Vec<Described> {
     };
     let mut all: Vec<Described> = STATEMENTS
         .iter()
+        .chain(copies::STATEMENTS)
         .map(|statement| Described {
             name: statement.name,
             class: statement.class,
@@ -134,16 +135,18 @@ macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident: $class:ident [$($kind:ident),*] = $sql:expr;)*) => {
         $(
             $(#[$doc])*
-            pub(super) static $name: Statement = Statement {
+            pub(in crate::postgres) static $name: Statement = Statement {
                 name: stringify!($name),
                 class: Class::$class,
                 sql: $sql,
                 types: &[$(Type::$kind),*],
             };
         )*
-        static STATEMENTS: &[&Statement] = &[$(&$name),*];
+        pub(super) static STATEMENTS: &[&Statement] = &[$(&$name),*];
     };
 }
+
+pub(super) mod copies;
 
 macro_rules! rows {
     ($($(#[$doc:meta])*

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use shunt_domain::StoreError;
 use tokio::sync::OnceCell;
 
+use super::connect::Guide;
 use super::create::PendingCreate;
 use super::database::Database;
 use super::error::{Failure, PostgresError};
@@ -74,9 +75,27 @@ impl PostgresStore {
     /// # Errors
     /// [`PostgresError::Options`].
     pub fn open(options: PostgresOptions) -> Result<Self, PostgresError> {
+        Self::start(options, None)
+    }
+
+    /// The same on a database whose primary moves: every connection leads where the guide says.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(crate) fn guided(
+        options: PostgresOptions,
+        guide: Arc<dyn Guide>,
+    ) -> Result<Self, PostgresError> {
+        Self::start(options, Some(guide))
+    }
+
+    fn start(
+        options: PostgresOptions,
+        guide: Option<Arc<dyn Guide>>,
+    ) -> Result<Self, PostgresError> {
         let boot = Boot { node: options.node.cast_signed(), number: OnceCell::new() };
         let creates = Gather::new(options.writers, options.creates_per_statement);
-        let database = Database::start(options)?;
+        let database = Database::start(options, guide)?;
         let inner = Inner {
             database,
             places: Arc::default(),

@@ -1,10 +1,10 @@
 //! The stores.
 
-use super::super::super::parse::{Raw, count, size, word};
-use super::super::super::urls::postgres;
+use super::super::super::parse::{Raw, count, duration, size, word};
+use super::super::super::urls::{postgres, replicas};
 use super::super::super::{Durability, StoreUrl};
 use super::super::{Flag, Setting};
-use super::TIB;
+use super::{HOUR, SECOND, TIB};
 
 /// See the module.
 pub(super) const PART: &[Setting] = &[
@@ -92,5 +92,30 @@ pub(super) const PART: &[Setting] = &[
             };
             Ok(())
         }
+    ),
+    setting!(
+        secret
+        "store.replicas",
+        "SHUNT_STORE_REPLICAS",
+        Flag::No,
+        "",
+        "list of URLs",
+        "Streaming standbys of the PostgreSQL database: redirects read from the nearest copy, and \
+         one of them that is promoted is written to without a restart. Each a \
+         postgres://user:password@host:5432/database as in store.url, one host each; name the \
+         database itself, or a pooler that leads to this one server. In the environment and in a \
+         secret's file they are parted by commas.",
+        to!(store.replicas, replicas)
+    ),
+    setting!(
+        "store.max_lag",
+        "SHUNT_STORE_MAX_LAG",
+        Flag::No,
+        "10s",
+        "duration",
+        "Standbys that are further behind serve only when nothing else answers. Too high: \
+         redirects follow edits made by other nodes late. Too low: a burst of writes takes the \
+         standbys out, and the primary has all reads.",
+        to!(store.max_lag, |raw| duration(raw, SECOND..=HOUR))
     ),
 ];
