@@ -68,11 +68,18 @@ impl Plan {
             patience: (copy.latency * ROUND_TRIPS).clamp(SOONEST, LATEST),
             last_resort: copy.lagging,
         };
-        Self {
-            near: near.iter().map(candidate).collect(),
-            rest: rest.iter().map(candidate).collect(),
-            turn: AtomicUsize::new(0),
-        }
+        let mut rest: Vec<Candidate> = rest.iter().map(candidate).collect();
+        // A standby that was just promoted: the primary's connections don't lead there yet, those
+        // to it as a copy live on.
+        let promoted = ready.iter().find(|copy| copy.primary).map(|copy| Candidate {
+            source: Source::Standby(copy.at),
+            last_resort: true,
+            ..candidate(&copy)
+        });
+        let lagging = rest.iter().position(|candidate| candidate.last_resort);
+        let place = lagging.unwrap_or(rest.len());
+        rest.splice(place..place, promoted);
+        Self { near: near.iter().map(candidate).collect(), rest, turn: AtomicUsize::new(0) }
     }
 
     /// Whom to ask for one link, in order.
@@ -103,18 +110,18 @@ mod tests {
             ready(2, false, 300, false),
             ready(3, false, 90_000, false),
         ]);
-        let (one, two, three) = (Source::Standby(1), Source::Standby(2), Source::Standby(3));
-        assert_eq!(sources(&plan), [two, one, Source::Primary, three]);
-        assert_eq!(sources(&plan), [one, two, Source::Primary, three]);
-        assert_eq!(sources(&plan), [two, one, Source::Primary, three]);
+        let [zero, one, two, three] = [0, 1, 2, 3].map(Source::Standby);
+        assert_eq!(sources(&plan), [two, one, Source::Primary, three, zero]);
+        assert_eq!(sources(&plan), [one, two, Source::Primary, three, zero]);
+        assert_eq!(sources(&plan), [two, one, Source::Primary, three, zero]);
     }
 
     #[test]
     fn a_far_standby_comes_after_a_near_primary() {
         let plan = Plan::new(&[ready(0, true, 100, false), ready(1, false, 40_000, false)]);
-        assert_eq!(sources(&plan), [Source::Primary, Source::Standby(1)]);
+        assert_eq!(sources(&plan), [Source::Primary, Source::Standby(1), Source::Standby(0)]);
         let patience: Vec<_> = plan.order().map(|candidate| candidate.patience).collect();
-        assert_eq!(patience, [SOONEST, Duration::from_millis(160)]);
+        assert_eq!(patience, [SOONEST, Duration::from_millis(160), SOONEST]);
     }
 
     #[test]
@@ -122,7 +129,8 @@ mod tests {
         let plan = Plan::new(&[ready(0, true, 50_000, false), ready(1, false, 100, true)]);
         let order: Vec<_> =
             plan.order().map(|candidate| (candidate.source, candidate.last_resort)).collect();
-        assert_eq!(order, [(Source::Primary, false), (Source::Standby(1), true)]);
+        let standby = |at| (Source::Standby(at), true);
+        assert_eq!(order, [(Source::Primary, false), standby(0), standby(1)]);
         assert_eq!(sources(&Plan::default()), []);
     }
 }
