@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use shunt_domain::ports::{
     ApiKey, BoxFuture, Change, ChangeRefusal, Claim, CodePool, CreateOnce, CreateRefusal,
-    CreatedOnce, DomainStore, ExportPage, IdempotencyScope, IdempotencyState, IdempotencyStore,
-    IdempotentBegin, KeyStore, LinkQuery, LinkWriter, ListError, ListQuery, MetaStore, NewApiKey,
-    Page, Range, RangeLeases, RenderCreated,
+    CreatedOnce, DomainStore, ExportPage, HighWater, IdempotencyScope, IdempotencyState,
+    IdempotencyStore, IdempotentBegin, KeyStore, LinkQuery, LinkWriter, ListError, ListQuery,
+    MetaStore, NewApiKey, Page, Raised, Range, RangeLeases, RenderCreated,
 };
 use shunt_domain::{
     ApiKeyId, Code, Deadline, DomainId, Link, LinkKey, LinkPatch, NewLink, Outcome, StoreError,
@@ -203,6 +203,13 @@ impl RangeLeases for ReplicatedStore {
     handed_on! {
         lease(len: u64, deadline: Deadline) -> Outcome<Range, StoreError>;
         give_back(rest: Range, deadline: Deadline) -> Outcome<(), StoreError>;
+    }
+}
+
+impl HighWater for ReplicatedStore {
+    handed_on! {
+        take_rest(len: u64, deadline: Deadline) -> Outcome<Option<Range>, StoreError>;
+        raise(proposed: Range, deadline: Deadline) -> Outcome<Raised, StoreError>;
     }
 }
 
