@@ -200,7 +200,7 @@ pub(crate) trait Guide: Send + Sync {
 /// How the way is found.
 enum Way {
     /// It is always the same.
-    Fixed(Route),
+    Fixed(Box<Route>),
     /// Somebody is asked for it.
     Guided(Arc<dyn Guide>),
 }
@@ -232,7 +232,7 @@ impl Connector {
     ) -> Result<Self, PostgresError> {
         let way = match guide {
             Some(guide) => Way::Guided(guide),
-            None => Way::Fixed(Route::new(options)?),
+            None => Way::Fixed(Box::new(Route::new(options)?)),
         };
         Ok(Self { way, timeout: options.connect_timeout, address: options.address(), stats })
     }

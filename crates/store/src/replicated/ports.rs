@@ -49,7 +49,7 @@ impl ReplicatedStore {
 
     /// Reads from the primary, or if that can't be asked from whichever standby answers: for what
     /// hardly ever changes and is needed to serve redirects at all.
-    async fn from_any<'a, T>(
+    async fn on_any<'a, T>(
         &'a self,
         primary: BoxFuture<'a, Result<T, StoreError>>,
         standby: impl Fn(&'a Copy) -> BoxFuture<'a, Result<T, StoreError>>,
@@ -156,7 +156,7 @@ impl DomainStore for ReplicatedStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Vec<(DomainId, String)>, StoreError>> {
         let primary = self.primary().domains(deadline);
-        Box::pin(self.from_any(primary, move |copy| Box::pin(copy.domains(deadline))))
+        Box::pin(self.on_any(primary, move |copy| Box::pin(copy.domains(deadline))))
     }
 
     handed_on! {
@@ -220,7 +220,7 @@ impl MetaStore for ReplicatedStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
         let primary = self.primary().meta(name, deadline);
-        Box::pin(self.from_any(primary, move |copy| Box::pin(copy.meta(name, deadline))))
+        Box::pin(self.on_any(primary, move |copy| Box::pin(copy.meta(name, deadline))))
     }
 
     /// What is there already is read from a standby when there is no primary.
