@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use shunt_cluster::wait::PATIENCE;
 use shunt_cluster::{Redis, until};
 use shunt_domain::LinkKey;
 use shunt_engine::l1::Kind;
@@ -120,8 +121,10 @@ fn a_load_held_across_an_edit_fills_no_tier() {
     let world = World::new(&redis.url(), 2);
     for n in 0..20 {
         let key = world.create(0, &format!("link{n:02}"), "https://old.example/");
+        // Behind the answer, and out of the way before the load that is to ask the store.
+        let name = format!("t:l:0:{}", key.code);
         until(BOUND, "the new link to be written down", || {
-            (redis.ask(&["DBSIZE"]).ok()?.number()? > 0).then_some(())
+            (redis.ask(&["EXISTS", &name]).ok()?.number()? == 1).then_some(())
         })
         .unwrap();
         redis.empty().unwrap();
@@ -129,7 +132,9 @@ fn a_load_held_across_an_edit_fills_no_tier() {
         *world.shared.gate.lock().unwrap() = Some(Arc::clone(&gate));
         let (resolver, held) = (Arc::clone(&world.nodes[1].resolver), key.clone());
         let early = world.spawn(async move { resolver.resolve(&held).await });
-        world.run(world.shared.at_gate.notified());
+        let at_gate =
+            async { tokio::time::timeout(PATIENCE, world.shared.at_gate.notified()).await };
+        world.run(at_gate).expect("the load asks the store");
         world.edit(0, &key, "https://new.example/");
         // The other node has heard of it, or its load would be none begun before the edit.
         wait_for(&world, 1, &key, redirect(), "https://new.example/");

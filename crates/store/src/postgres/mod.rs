@@ -1,7 +1,7 @@
 //! The PostgreSQL store: one database that any number of processes share, directly or through
 //! PgBouncer in transaction mode.
 //!
-//! Reading order: [`options`] and `connect` for how it is reached, `readers`, `pool` and `session`
+//! Reading order: `options` and `connect` for how it is reached, `readers`, `pool` and `session`
 //! for how connections are used, `database` for what the ports see of them, then [`statements`],
 //! `schema` and one module per port. Why it is so: docs/adr/ on the PostgreSQL store.
 
