@@ -1,5 +1,6 @@
 //! What every store decides alike.
 
+use shunt_domain::ports::IdempotencyScope;
 use shunt_domain::{NewLink, Outcome, StoreError, Timestamp};
 
 /// Whether a link answers with its target at `now`, its limit aside.
@@ -7,6 +8,17 @@ pub(crate) fn in_force(link: &NewLink, now: Timestamp) -> bool {
     link.enabled
         && link.valid_from.is_none_or(|from| from <= now)
         && link.expires_at.is_none_or(|end| end > now)
+}
+
+/// The most idempotency rows that one purge deletes.
+pub(crate) const PURGE_ROWS: i64 = 10_000;
+
+/// A scope as stored. Key numbers are counted up from 1, so none is ever this large.
+pub(crate) const fn scope(scope: IdempotencyScope) -> i64 {
+    match scope {
+        IdempotencyScope::Anonymous => i64::MIN,
+        IdempotencyScope::Key(id) => id.0.cast_signed(),
+    }
 }
 
 /// Folds a refusal by the database into a port's own refusal.

@@ -95,6 +95,45 @@ pub trait Backend: Send + Sync {
 }
 
 impl Stores {
+    /// The ports of a store that has them all in one value, alone on it.
+    fn of<S>(
+        port: Arc<S>,
+        rollups: Arc<dyn RollupStore>,
+        node: NodeId,
+        backend: Arc<dyn Backend>,
+    ) -> Self
+    where
+        S: LinkReader
+            + LinkWriter
+            + CreateOnce
+            + LinkQuery
+            + DomainStore
+            + IdempotencyStore
+            + KeyStore
+            + MetaStore
+            + CodePool
+            + HighWater
+            + 'static,
+    {
+        Self {
+            reader: port.clone(),
+            redirects: port.clone(),
+            writer: port.clone(),
+            once: Some(port.clone()),
+            query: port.clone(),
+            domains: port.clone(),
+            idempotency: port.clone(),
+            keys: port.clone(),
+            meta: port.clone(),
+            pool: port.clone(),
+            leases: port,
+            feed: None,
+            rollups,
+            node,
+            backend,
+        }
+    }
+
     /// Opens what the settings name. Blocks.
     ///
     /// # Errors

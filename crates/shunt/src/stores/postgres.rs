@@ -79,23 +79,9 @@ pub(super) async fn open(
         .context("look at the database")??;
     let rollups = PostgresRollups::open(rollups)?;
     let port = Arc::new(store.clone());
-    Ok(Stores {
-        reader: port.clone(),
-        redirects: port.clone(),
-        writer: port.clone(),
-        once: Some(port.clone()),
-        query: port.clone(),
-        domains: port.clone(),
-        idempotency: port.clone(),
-        keys: port.clone(),
-        meta: port.clone(),
-        pool: port.clone(),
-        leases: port.clone(),
-        feed: Some(port),
-        rollups: Arc::new(rollups.clone()),
-        node,
-        backend: Arc::new(Server { store, rollups, place, _lock: lock }),
-    })
+    let rollup_port = Arc::new(rollups.clone());
+    let backend = Arc::new(Server { store, rollups, place, _lock: lock });
+    Ok(Stores { feed: Some(port.clone()), ..Stores::of(port, rollup_port, node, backend) })
 }
 
 /// Brings a database to this version's schema. Blocks.

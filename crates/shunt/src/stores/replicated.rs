@@ -40,22 +40,12 @@ pub(super) async fn open(
     let rollups = store.rollups(rollups)?;
     let port = Arc::new(store.clone());
     let primary = Arc::new(store.primary().clone());
+    let rollup_port = Arc::new(rollups.clone());
+    let backend = Arc::new(Copies { store, rollups, _lock: lock });
     Ok(Stores {
         reader: primary.clone(),
-        redirects: port.clone(),
-        writer: port.clone(),
-        once: Some(port.clone()),
-        query: port.clone(),
-        domains: port.clone(),
-        idempotency: port.clone(),
-        keys: port.clone(),
-        meta: port.clone(),
-        pool: port.clone(),
-        leases: port,
         feed: Some(primary),
-        rollups: Arc::new(rollups.clone()),
-        node,
-        backend: Arc::new(Copies { store, rollups, _lock: lock }),
+        ..Stores::of(port, rollup_port, node, backend)
     })
 }
 

@@ -44,24 +44,8 @@ pub(super) async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Stor
     let place = format!("sqlite://{}/links.db", dir.display());
     let port = Arc::new(store.clone());
     let rollup_port: Arc<dyn RollupStore> = Arc::new(rollups.clone());
-    Ok(Stores {
-        reader: port.clone(),
-        redirects: port.clone(),
-        writer: port.clone(),
-        once: Some(port.clone()),
-        query: port.clone(),
-        domains: port.clone(),
-        idempotency: port.clone(),
-        keys: port.clone(),
-        meta: port.clone(),
-        pool: port.clone(),
-        leases: port,
-        // One process has it.
-        feed: None,
-        rollups: rollup_port,
-        node,
-        backend: Arc::new(Embedded { store, rollups, place }),
-    })
+    let backend = Arc::new(Embedded { store, rollups, place });
+    Ok(Stores::of(port, rollup_port, node, backend))
 }
 
 /// The embedded store's own.

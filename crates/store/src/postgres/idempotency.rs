@@ -21,21 +21,10 @@ use super::session::{Param, Session};
 use super::statements;
 use super::store::{Boot, missing};
 use super::types::Micros;
-use crate::rules::flatten;
-
-/// The most rows that one purge deletes.
-const PURGE_ROWS: i64 = 10_000;
+use crate::rules::{PURGE_ROWS, flatten, scope};
 
 /// How often an attempt looks again that found another one and then did not.
 const ROUNDS: u32 = 20;
-
-/// A scope as stored. Key numbers are counted up from 1, so none is ever this large.
-const fn scope(scope: IdempotencyScope) -> i64 {
-    match scope {
-        IdempotencyScope::Anonymous => i64::MIN,
-        IdempotencyScope::Key(id) => id.0.cast_signed(),
-    }
-}
 
 /// An earlier attempt, as the server has it.
 struct Attempt {

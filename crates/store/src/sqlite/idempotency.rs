@@ -15,18 +15,7 @@ use super::error::bad_value;
 use super::links::{create_one, without_result};
 use super::state::LinkState;
 use super::writer::{Tx, WriteOp};
-use crate::rules::flatten;
-
-/// The most rows that one purge deletes.
-const PURGE_ROWS: i64 = 10_000;
-
-/// A scope as stored. Key numbers are counted up from 1, so none is ever this large.
-const fn scope(scope: IdempotencyScope) -> i64 {
-    match scope {
-        IdempotencyScope::Anonymous => i64::MIN,
-        IdempotencyScope::Key(id) => id.0.cast_signed(),
-    }
-}
+use crate::rules::{PURGE_ROWS, flatten, scope};
 
 /// The columns of an earlier attempt.
 struct Attempt {
