@@ -209,6 +209,14 @@ impl Stored {
         }
     }
 
+    /// Redirects used up; none of a deleted link.
+    pub fn used(&self) -> u64 {
+        match self {
+            Self::Link(link) => link.used,
+            Self::Tombstone(_) => 0,
+        }
+    }
+
     /// The link, unless it was deleted.
     pub fn into_link(self) -> Option<Link> {
         match self {

@@ -141,6 +141,18 @@ pub trait LinkWriter: Send + Sync {
     ) -> BoxFuture<'_, Outcome<Claim, StoreError>>;
 }
 
+/// Makes a store follow another one. For copies alone: nobody is asked who may change what.
+pub trait LinkMirror: Send + Sync {
+    /// Writes rows as they are in the other store, in one durable transaction. A row that is here
+    /// under the same key is replaced if it is older: a lower version, or the same with fewer
+    /// redirects used up. At most 1,000.
+    fn replace_many(
+        &self,
+        rows: Vec<Stored>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>>;
+}
+
 /// The order of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Sort {

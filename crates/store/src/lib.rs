@@ -1,10 +1,11 @@
-//! All SQL of shunt: the embedded SQLite store, the PostgreSQL store (feature `postgres`) and the
-//! conformance suite.
+//! All SQL of shunt: the embedded SQLite store, the PostgreSQL store (feature `postgres`), what
+//! both do with links that were elsewhere before, and the conformance suite.
 //!
 //! Invariants: a store's primary key is the only judge of a code; "done" means durable; no call
 //! blocks an event loop.
 
 mod cursor;
+pub mod earlier;
 pub mod histogram;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -11,6 +11,7 @@ mod cluster;
 mod conformance;
 mod faults;
 mod kit;
+mod legacy;
 mod login;
 mod pool;
 mod replicated;

@@ -28,7 +28,7 @@ use shunt_domain::{Code, Deadline, Outcome, StoreError};
 pub use alphabet::{Alphabet, AlphabetError};
 pub use permute::Permutation;
 pub use pool::{PoolSource, PoolStats, ROW};
-pub use random::RandomSource;
+pub use random::{LENGTH_META, RandomSource};
 pub use range::{Place, RangeCodes, RangeSource};
 
 /// Why no candidates could be drawn. No link was created by the failed draw.

@@ -18,7 +18,7 @@ use super::permute::Permutation;
 use super::{AllocateError, CodeSettings, CodeSource, lock};
 
 /// Where the length reached is kept: `<length> <alphabet>`, because another alphabet begins anew.
-const LENGTH_META: &str = "code-length";
+pub const LENGTH_META: &str = "code-length";
 
 /// How long a full space is believed to be full. Codes are never freed, but the same code is
 /// another link on another domain, and a candidate may have been lost between draw and insert.

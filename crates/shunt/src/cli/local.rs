@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::client::{ApiClient, Lines, problem};
 
 use super::exit::{Code, Failure};
-use super::output::Progress;
+use super::output::{Progress, printable};
 
 /// Asks for a piece of long work, shows how far it is, and answers its report.
 pub(super) async fn call(
@@ -34,6 +34,8 @@ pub(super) async fn call(
         if let Some(at) = line.get("progress") {
             let number = |name: &str| at.get(name).and_then(Value::as_u64);
             progress.at(number("done").unwrap_or_default(), number("total"));
+        } else if let Some(note) = line.get("note").and_then(Value::as_str) {
+            progress.note(&printable(note));
         } else if let Some(error) = line.get("error").and_then(Value::as_str) {
             return Err(Failure::error(Code::Failure, error));
         } else if let Some(report) = line.get("report") {

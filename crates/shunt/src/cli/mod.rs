@@ -9,6 +9,7 @@ mod apikeys;
 mod backup;
 mod completions;
 mod config;
+mod copy;
 mod dev;
 mod doctor;
 mod domains;
@@ -76,6 +77,8 @@ enum Command {
     Backup(backup::Args),
     /// Put a backup into the data directory
     Restore(restore::Args),
+    /// Copy a store into another one while it lives, and compare them
+    Copy(copy::Args),
     /// Bring the store to this version's schema
     Migrate(migrate::Args),
     /// Print, check and explain settings
@@ -140,6 +143,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             with_client(&flags, need, async |client, _| backup::run(args, client).await)
         }
         Command::Restore(args) => restore::run(&args, &load(&flags)?),
+        Command::Copy(args) => copy::run(&args, &load(&flags)?),
         Command::Migrate(args) => migrate::run(&args, &load(&flags)?),
         Command::Config(command) => config::run(&command, &flags),
         Command::Bench(args) => crate::bench::run(*args),

@@ -2,7 +2,7 @@
 //! 0600 socket and in process; to anybody else they do not exist. No part of the public API.
 //!
 //! Long work answers `application/x-ndjson`: lines `{"progress": {"done", "total"}}` while it runs,
-//! then one line `{"report": …}` or `{"error": …}`. A caller who goes away stops hearing, not the
+//! with lines `{"note": text}` between them, then one line `{"report": …}` or `{"error": …}`. A caller who goes away stops hearing, not the
 //! work.
 
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ use shunt_http::client::{Client, Transport};
 use tokio::sync::mpsc;
 
 use crate::stores::Backend;
+use crate::stores::import::{Hears, LegacyImport, Wanted};
 
 /// Lines under way to a caller that reads slowly; progress beyond them is dropped.
 const LINES: usize = 16;
@@ -47,6 +48,8 @@ pub(crate) struct LocalParts {
     pub(crate) backend: Arc<dyn Backend>,
     /// The allocator of codes.
     pub(crate) allocator: Arc<Allocator>,
+    /// What takes another service's links over, if there is one.
+    pub(crate) import: Option<LegacyImport>,
 }
 
 /// The router. Whoever does not come through the socket or from this process gets a 404, wherever
@@ -58,6 +61,7 @@ pub(crate) fn router(parts: LocalParts) -> Router {
         .route("/local/diagnose", post(diagnose))
         .route("/local/pool", post(fill_pool))
         .route("/local/warm", post(warm))
+        .route("/local/legacy", post(legacy))
         .route_layer(middleware::from_fn(only_local))
         .with_state(parts)
 }
@@ -201,6 +205,28 @@ async fn fill_pool(
         let outcome = filled.await;
         let told = outcome.map_err(|error: shunt_engine::codes::AllocateError| error.to_string());
         lines.finish(told).await;
+    });
+    response
+}
+
+impl Hears for Lines {
+    fn progress(&self, done: u64, total: Option<u64>) {
+        Self::progress(self, done, total);
+    }
+
+    async fn refused(&self, code: String, why: String) {
+        let _nobody_listens = self.0.send(json!({ "note": format!("{code}: {why}") })).await;
+    }
+}
+
+async fn legacy(State(parts): State<LocalParts>, Json(wanted): Json<Wanted>) -> Response<Body> {
+    let (lines, response) = lines();
+    tokio::spawn(async move {
+        let outcome = match &parts.import {
+            Some(import) => import.run(wanted, &lines).await.map(|state| json!(state)),
+            None => Err("there is no other service: set legacy.url".to_owned()),
+        };
+        lines.finish(outcome).await;
     });
     response
 }

@@ -315,6 +315,18 @@ fn check_together(
     if !config.store.replicas.is_empty() && !matches!(config.store.url, StoreUrl::Postgres(_)) {
         wrong("store.replicas", "standbys belong to a database; store.url must be postgres://…");
     }
+    let legacy = &config.legacy;
+    if legacy.urls.len() > 1 && legacy.nodes.len() != legacy.urls.len() {
+        wrong("legacy.nodes", "there must be one name for each address of legacy.url");
+    }
+    if let Some(options) = legacy.options()
+        && let Err(why) = options.names.check()
+    {
+        wrong(
+            "legacy.table",
+            &format!("a name of [legacy] is no name of a table or column: {why}"),
+        );
+    }
     let tls = &config.tls;
     if tls.listen.is_some() {
         for (file, key) in [(&tls.cert, "tls.cert"), (&tls.key, "tls.key")] {

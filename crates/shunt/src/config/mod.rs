@@ -27,6 +27,7 @@ use shunt_domain::limit::Rate;
 use shunt_engine::codes::{Alphabet, CodeSettings, SourceKind};
 use shunt_http::listener::proxies::Cidr;
 use shunt_store::postgres::PostgresOptions;
+use shunt_store::postgres::legacy::{LegacyKeys, LegacyNames, LegacyOptions};
 
 pub use flags::{CommonFlags, ServeFlags};
 #[cfg(test)]
@@ -55,6 +56,8 @@ pub struct Config {
     pub backlog: u32,
     /// The links store.
     pub store: StoreConfig,
+    /// Another service's links, read where they are.
+    pub legacy: LegacyConfig,
     /// The caches.
     pub cache: CacheConfig,
     /// Where click events go.
@@ -100,6 +103,51 @@ pub struct StoreConfig {
     pub replicas: Vec<PostgresOptions>,
     /// Standbys that are further behind serve only when nothing else answers.
     pub max_lag: Duration,
+    /// The store that this one follows, asked about what is not here.
+    pub previous: Option<StoreUrl>,
+}
+
+/// Another service's links, read where they are.
+#[derive(Clone, Debug, Default)]
+pub struct LegacyConfig {
+    /// Its databases; none: there is no such service.
+    pub urls: Vec<PostgresOptions>,
+    /// What the ring hashes for each of several.
+    pub nodes: Vec<String>,
+    /// Tables and columns; a name that is empty is not there.
+    pub table: String,
+    /// See there.
+    pub code: String,
+    /// See there.
+    pub target: String,
+    /// See there.
+    pub created: String,
+    /// See there.
+    pub owner: String,
+    /// See there.
+    pub keys: String,
+    /// See there.
+    pub keys_used: String,
+}
+
+impl LegacyConfig {
+    /// As the store wants it; `None` when there is no such service.
+    pub fn options(&self) -> Option<LegacyOptions> {
+        let some = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        let names = self.nodes.iter().cloned().chain(std::iter::repeat(String::new()));
+        (!self.urls.is_empty()).then(|| LegacyOptions {
+            shards: names.zip(self.urls.iter().cloned()).collect(),
+            names: LegacyNames {
+                table: self.table.clone(),
+                code: self.code.clone(),
+                target: self.target.clone(),
+                created: some(&self.created),
+                owner: some(&self.owner),
+                keys: some(&self.keys)
+                    .map(|table| LegacyKeys { table, used: self.keys_used.clone() }),
+            },
+        })
+    }
 }
 
 /// When a commit counts as done.

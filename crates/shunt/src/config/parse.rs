@@ -35,6 +35,14 @@ impl Raw {
         }
     }
 
+    /// The values of a list as they are written; text is one value.
+    pub(super) fn items(&self) -> Vec<&str> {
+        match self {
+            Self::Text(text) => vec![text.as_str()],
+            Self::List(items) => items.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// As shown to people.
     pub(super) fn shown(&self) -> String {
         match self {

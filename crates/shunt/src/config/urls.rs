@@ -42,7 +42,7 @@ impl StoreUrl {
     /// `sqlite:///absolute/directory/links.db`, or nothing for the data directory; the file's name
     /// is fixed, because lock and roll-ups lie beside it under fixed names as well. Or
     /// `postgres://user:password@host:port/database`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::DataDir);
         }
@@ -87,6 +87,17 @@ pub(super) fn replicas(raw: &Raw) -> Result<Vec<PostgresOptions>, String> {
         }
     };
     list.into_iter().enumerate().map(read).collect()
+}
+
+/// Addresses of PostgreSQL, parted by white space or as a list. A comma parts the hosts of one.
+pub(super) fn postgres_list(texts: &[&str]) -> Result<Vec<PostgresOptions>, String> {
+    let words = texts.iter().flat_map(|text| text.split_whitespace());
+    let address = |word: &str| {
+        let wrong = "this is no address of PostgreSQL; write \
+                     postgres://user:password@host:5432/database, several parted by spaces";
+        postgres(word).unwrap_or_else(|| Err(wrong.to_owned()))
+    };
+    words.map(address).collect()
 }
 
 impl CacheUrl {

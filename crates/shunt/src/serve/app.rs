@@ -20,6 +20,8 @@ use super::codes::Ranges;
 use super::sharing::{self, Redis};
 use crate::config::Config;
 use crate::stores::Stores;
+use crate::stores::earlier::Earlier;
+use crate::stores::import::LegacyImport;
 
 /// How long the small reads and writes at the start may take.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +48,8 @@ pub struct Built {
     pub app: AppState,
     /// The stores.
     pub stores: Stores,
+    /// What stands behind them, and their ports with it.
+    pub earlier: Earlier,
     /// Where codes come from.
     pub allocator: Arc<Allocator>,
     /// Ranges that Redis proposes, where there is one.
@@ -62,6 +66,7 @@ pub struct Built {
 /// What is in the way, with what to do.
 pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyhow::Result<Built> {
     let stores = Stores::open(config, mode).await?;
+    let earlier = Earlier::open(config, base_url, &stores).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let deadline = || Deadline::after(Instant::now(), START_PATIENCE);
 
@@ -78,8 +83,8 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
         .context("prepare the code allocator")?;
     let allocator = Arc::new(allocator);
     let resolver = Resolver::build(
-        Arc::clone(&stores.redirects),
-        Arc::clone(&stores.writer),
+        Arc::clone(&earlier.redirects),
+        Arc::clone(&earlier.writer),
         Arc::clone(&clock),
         Options {
             l1_bytes: config.cache.l1_bytes,
@@ -93,9 +98,9 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
     let domains = Arc::new(DomainMap::default());
     let links = Links::new(
         Ports {
-            reader: Arc::clone(&stores.reader),
-            writer: Arc::clone(&stores.writer),
-            once: stores.once.clone(),
+            reader: Arc::clone(&earlier.reader),
+            writer: Arc::clone(&earlier.writer),
+            once: earlier.once.clone(),
             query: Arc::clone(&stores.query),
             domains: Arc::clone(&stores.domains),
             domain_map: Arc::clone(&domains),
@@ -126,7 +131,8 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
             request_timeout: config.timeouts.request,
         },
     });
-    Ok(Built { app, stores, allocator, ranges: ranges.together, domains, redis })
+    earlier.serve(&app);
+    Ok(Built { app, stores, earlier, allocator, ranges: ranges.together, domains, redis })
 }
 
 /// Two random words for L1's keyed hash, new in each process.
@@ -148,6 +154,11 @@ impl Built {
             app: Arc::clone(&self.app),
             backend: Arc::clone(&self.stores.backend),
             allocator: Arc::clone(&self.allocator),
+            import: self
+                .earlier
+                .legacy
+                .clone()
+                .map(|legacy| LegacyImport::new(legacy, &self.stores)),
         });
         // Guarded by itself: on every way in but the socket it answers 404.
         shunt_http::router(Arc::clone(&self.app)).merge(local)
@@ -177,9 +188,12 @@ impl Built {
         if let Some(redis) = &self.redis {
             redis.handle.close();
         }
-        let stores = self.stores;
+        let (stores, earlier) = (self.stores, self.earlier);
         // Blocks while the last commits are finished.
-        let closing = tokio::task::spawn_blocking(move || stores.backend.close());
+        let closing = tokio::task::spawn_blocking(move || {
+            earlier.close();
+            stores.backend.close();
+        });
         if closing.await.is_err() {
             tracing::error!("closing the store failed; the next start checks it");
         }

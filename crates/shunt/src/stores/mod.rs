@@ -4,6 +4,10 @@
 //! - here alone it is known which store runs; everything else sees ports and [`Backend`];
 //! - one process at a time has a data directory, whatever the store is: its lock is taken first.
 
+pub(crate) mod copy;
+pub(crate) mod earlier;
+pub(crate) mod import;
+pub(crate) mod plain;
 mod postgres;
 mod replicated;
 mod shared;

@@ -99,6 +99,32 @@ impl Restart for Sqlite {
 crate::conformance_suite!(on_model, model);
 crate::conformance_suite!(on_sqlite, sqlite);
 
+/// A store with an earlier one behind it that has nothing is as the store alone.
+mod with_an_earlier_one {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::earlier::WithEarlier;
+
+    struct Both(WithEarlier);
+
+    impl Subject for Both {
+        type Store = WithEarlier;
+
+        fn store(&self) -> &WithEarlier {
+            &self.0
+        }
+    }
+
+    fn both() -> Both {
+        let (store, earlier) = (Arc::new(ModelStore::default()), ModelStore::default());
+        let once = Some(store.clone() as Arc<dyn shunt_domain::ports::CreateOnce>);
+        Both(WithEarlier::new(store.clone(), store, once, Arc::new(earlier)))
+    }
+
+    crate::conformance_links!(both);
+}
+
 mod on_sqlite_with_short_pages {
     use super::*;
     crate::conformance_listing!(hasty_sqlite);

@@ -18,6 +18,7 @@ use tokio_postgres::types::Type;
 use super::PostgresStore;
 use super::database::{ATTEMPTS, wait};
 use super::error::{Failure, Fault, bad_value};
+use super::feed;
 use super::gather::Flight as Gathered;
 use super::place::{Kind, Placed, Places};
 use super::pool::{Flight, Lease, Pilot, Pool};
@@ -179,6 +180,32 @@ impl Batch {
         let refusals = refusals(session, keys).await;
         let verdicts = refusals.into_iter().zip(placed.places);
         Ok(verdicts.map(|(refusal, place)| refusal.map_or(Ok(place), Err)).collect())
+    }
+
+    /// Writes the batch in one transaction, also where older rows are.
+    pub(super) async fn replace(&self, session: &Session) -> Result<(), Failure> {
+        session.open().await?;
+        for row in &self.rows {
+            let domain = i64::from(row.key().domain.0);
+            let (version, used) = (row.version().0.cast_signed(), row.used().cast_signed());
+            let params: [Param<'_>; 4] = [&row.key().code.as_str(), &domain, &version, &used];
+            let removed = session.read(&statements::REMOVE, &params).await?;
+            if !removed.is_empty() {
+                feed::note(session, row.key(), row.version()).await?;
+            }
+        }
+        let placed = self.places.place(session, self.kind, &self.times()).await?;
+        let records = self.records(&placed.places);
+        let params: Vec<Param<'_>> = records.iter().flat_map(Record::params).collect();
+        let sql = statements::INSERT.sql(records.len());
+        let written = session.read_made(&sql, &statements::INSERT.typed(&params)).await;
+        let committed = match written {
+            Ok(_) => session.commit().await,
+            Err(failure) => Err(failure),
+        };
+        let there = committed.is_ok();
+        self.places.settle(&placed, |_| there);
+        committed
     }
 
     /// The links as they were created, from what [`write`](Self::write) answered.

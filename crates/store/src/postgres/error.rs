@@ -7,6 +7,9 @@
 use shunt_domain::{StoreError, UnknownCause};
 use tokio_postgres::error::{DbError, Severity};
 
+/// What helps when tables of ours are missing.
+pub(super) const MIGRATE: &str = "; run `shunt migrate`";
+
 /// What is told to the caller of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
@@ -135,7 +138,7 @@ impl From<&DbError> for Fault {
     fn from(error: &DbError) -> Self {
         let code = error.code().code();
         let hint = match code {
-            "42P01" | "42703" | "42883" => "; run `shunt migrate`",
+            "42P01" | "42703" | "42883" => MIGRATE,
             "42501" => "; grant it to the user that shunt logs in as",
             _ => "",
         };

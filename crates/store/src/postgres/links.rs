@@ -1,7 +1,7 @@
 //! Reading one link, and the writes of links.
 
 use shunt_domain::ports::{
-    BoxFuture, Change, ChangeRefusal, Claim, CreateRefusal, LinkReader, LinkWriter,
+    BoxFuture, Change, ChangeRefusal, Claim, CreateRefusal, LinkMirror, LinkReader, LinkWriter,
 };
 use shunt_domain::{
     Deadline, Link, LinkKey, LinkPatch, NewLink, Outcome, StoreError, Stored, Timestamp, Version,
@@ -158,6 +158,22 @@ impl LinkReader for PostgresStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
         Box::pin(self.database().readers.get(key.clone(), deadline))
+    }
+}
+
+impl LinkMirror for PostgresStore {
+    fn replace_many(
+        &self,
+        rows: Vec<Stored>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        let places = self.inner.places.clone();
+        let batch = Batch { rows, kind: Kind::Restored, places };
+        Box::pin(self.database().write(deadline, batch, |batch, session| {
+            Box::pin(async move {
+                if batch.rows.is_empty() { Ok(()) } else { batch.replace(session).await }
+            })
+        }))
     }
 }
 

@@ -17,6 +17,7 @@ mod feed;
 mod gather;
 mod idempotency;
 mod keys;
+pub mod legacy;
 mod links;
 mod list;
 mod meta;

@@ -285,12 +285,24 @@ impl Readers {
         params: &[Param<'_>],
         deadline: Deadline,
     ) -> Result<Vec<Row>, StoreError> {
-        let typed = statement.typed(params);
+        self.query_made(statement.sql, &statement.typed(params), deadline).await
+    }
+
+    /// The same for a statement that is not in the registry: one over somebody else's tables.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub(super) async fn query_made(
+        &self,
+        sql: &str,
+        typed: &[(Param<'_>, Type)],
+        deadline: Deadline,
+    ) -> Result<Vec<Row>, StoreError> {
         let asking = async {
             let mut attempt = 1;
             loop {
                 let shared = self.connection().await?;
-                match self.ask(&shared, statement.sql, &typed).await {
+                match self.ask(&shared, sql, typed).await {
                     Ok(rows) => return Ok(rows),
                     Err(fault) if fault.unknown().is_some() && attempt < ATTEMPTS => attempt += 1,
                     Err(fault) => return Err(fault.store_error()),

@@ -259,6 +259,11 @@ statements! {
          WHERE code = $1 AND domain = $2 AND state = 0
            AND ($3 IS NULL OR owner = $3) AND ($4 IS NULL OR version = $4)
          RETURNING version";
+    /// Takes an older row away whose place the newer one takes in the same transaction.
+    REMOVE: Router [TEXT, INT8, INT8, INT8] =
+        "DELETE FROM links WHERE code = $1 AND domain = $2
+           AND (version < $3 OR version = $3 AND used < $4)
+         RETURNING version";
     /// Takes one click. A limit with its top bit set is larger than any count can become.
     CLAIM: Router [TEXT, INT8, TIMESTAMPTZ] = concat!(
         "UPDATE links SET used = used + 1

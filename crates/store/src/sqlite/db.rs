@@ -113,6 +113,35 @@ impl Db {
         Ok((db, connection))
     }
 
+    /// Checks the file `spec` in `dir`, which must have this program's schema, for reading alone:
+    /// beside the process that has it, if there is one. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(super) fn reading(
+        spec: &'static DbSpec,
+        dir: &Path,
+        mut options: DbOptions,
+    ) -> Result<Self, OpenError> {
+        options.create = false;
+        let db = Self { spec, path: dir.join(spec.file_name), options };
+        db.check_header()?;
+        let connection = db.reader().map_err(|error| db.open_error(&error))?;
+        let found: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(|error| db.open_error(&error))?;
+        let known = i64::try_from(spec.migrations.len()).unwrap_or(i64::MAX);
+        if found > known {
+            return Err(OpenError::Newer { path: db.path, found, known });
+        }
+        if found < known {
+            let reason = "it has the schema of an older version; run `shunt migrate` on it first";
+            return Err(OpenError::Foreign { path: db.path, reason: reason.to_owned() });
+        }
+        db.touch(&connection)?;
+        Ok(db)
+    }
+
     /// A file that is about to be copied or made, not checked.
     pub(super) fn at(spec: &'static DbSpec, path: PathBuf, options: DbOptions) -> Self {
         Self { spec, path, options }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use shunt_domain::link::LinkPatch;
 use shunt_domain::ports::{
-    BoxFuture, Change, ChangeRefusal, Claim, CreateRefusal, LinkReader, LinkWriter,
+    BoxFuture, Change, ChangeRefusal, Claim, CreateRefusal, LinkMirror, LinkReader, LinkWriter,
 };
 use shunt_domain::{
     Deadline, Link, LinkKey, NewLink, Outcome, StoreError, Stored, Timestamp, Tombstone, Version,
@@ -247,6 +247,58 @@ impl WriteOp<LinkState> for Restore {
 
     fn output(self) -> Self::Output {
         self.verdicts
+    }
+}
+
+/// Writes rows as another store has them, also where older ones are.
+fn replace(tx: &mut Tx<'_, LinkState>, rows: &[Stored]) -> rusqlite::Result<()> {
+    let db = tx.connection;
+    let mut inserter = Inserter::new(db)?;
+    for row in rows {
+        let born = match row {
+            Stored::Link(link) => link.data.created_at,
+            Stored::Tombstone(tombstone) => tombstone.created_at,
+        };
+        let mut place = None;
+        if let Some((id, old)) = find(db, row.key())? {
+            if (old.version(), old.used()) >= (row.version(), row.used()) {
+                continue;
+            }
+            if let Stored::Link(old) = old {
+                index_text(db, DELETE_TEXT, id, &old.data)?;
+                delete_tags(db, id, &old.data)?;
+                tx.state.count_live(-1);
+            }
+            db.prepare_cached("DELETE FROM links WHERE id = ?1")?.execute([id])?;
+            // Its place in the order of creation stays, if it is the same link.
+            place = Some(id).filter(|id| created_at(*id) == born);
+        }
+        let id = match place {
+            Some(id) => id,
+            None => tx.state.restored_id(db, born)?,
+        };
+        match row {
+            Stored::Link(link) => {
+                let updated = Some(link.updated_at).filter(|at| *at != created_at(id));
+                inserter.link(id, &link.data, link.version, updated, link.used)?;
+                tx.state.count_live(1);
+            }
+            Stored::Tombstone(tombstone) => {
+                inserter.tombstone(id, tombstone)?;
+            }
+        }
+        tx.state.used_id(id);
+    }
+    Ok(())
+}
+
+impl LinkMirror for SqliteStore {
+    fn replace_many(
+        &self,
+        rows: Vec<Stored>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, Outcome<(), StoreError>> {
+        Box::pin(self.writer().write(deadline, move |tx| replace(tx, &rows)))
     }
 }
 

@@ -111,6 +111,31 @@ impl SqliteStore {
         })
     }
 
+    /// Opens the store in `dir` for reading alone, beside the process that has it, if there is one.
+    /// Whatever writes is refused as unavailable. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a store of another version's schema is one.
+    pub fn open_reading(dir: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let db = Db::reading(&LINKS_DB, dir, options.db)?;
+        let writer_stats = Arc::<WriterStats>::default();
+        let reader_stats = Arc::<ReaderStats>::default();
+        let readers = Readers::start(&db, options.readers, Arc::clone(&reader_stats))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                db,
+                writer: Writer::none(Arc::clone(&writer_stats)),
+                readers,
+                writer_stats,
+                reader_stats,
+                list_budget: options.list_budget,
+                closed: AtomicBool::new(false),
+                lock: std::sync::Mutex::default(),
+            }),
+        })
+    }
+
     /// Takes no more work, finishes what waits, empties the log and frees the data directory.
     /// Blocks. What is asked of the store afterwards is refused as unavailable.
     pub fn close(&self) {

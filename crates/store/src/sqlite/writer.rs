@@ -298,6 +298,17 @@ impl<S: GroupState> Writer<S> {
         Ok(Self { shared, thread: Mutex::new(Some(handle)) })
     }
 
+    /// A writer that refuses everything, for a store that is only read.
+    pub fn none(stats: Arc<WriterStats>) -> Self {
+        let shared = Shared {
+            queue: Mutex::new(Queue { jobs: VecDeque::new(), rows: 0, closed: true }),
+            wake: Condvar::new(),
+            truncate: AtomicBool::new(false),
+            stats,
+        };
+        Self { shared: Arc::new(shared), thread: Mutex::default() }
+    }
+
     /// Queues `op` as part of the next group and answers after its commit. `rows` is how much of a
     /// group it is.
     ///

@@ -33,11 +33,21 @@ use crate::config::Config;
     object with the same fields on each line.\n\n\
     A refused row is said on standard error with its number and the reason, and the rest goes on. \
     A link that is there already, the very same, is left as it is. An import that was stopped \
-    goes on with --resume."
+    goes on with --resume.\n\n\
+    With --legacy there is no file: the links of another service's tables (settings of [legacy]) \
+    are taken over into the store."
 )]
 pub(crate) struct Args {
     /// The file; `-` reads standard input
-    file: PathBuf,
+    #[arg(required_unless_present = "legacy")]
+    file: Option<PathBuf>,
+    /// Take over the links of the other service that the settings name ([legacy]); goes on where
+    /// it was stopped
+    #[arg(long, conflicts_with_all = ["file", "format", "resume", "dry_run"])]
+    pub(super) legacy: bool,
+    /// With --legacy: put its unused keys into the pool as well
+    #[arg(long, requires = "legacy")]
+    pub(super) keys: bool,
     /// The format; left out, by the file's first bytes
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -46,21 +56,22 @@ pub(crate) struct Args {
     resume: bool,
     /// Begin anew although an import of this file was stopped
     #[arg(long)]
-    restart: bool,
+    pub(super) restart: bool,
     /// Read and judge the rows only; the server may still refuse some, such as taken codes
     #[arg(long, conflicts_with_all = ["resume", "restart"])]
     dry_run: bool,
     /// Print the summary as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Refused rows that are said one by one; beyond, they are only counted.
 const MAX_SAID: u64 = 100_000;
 
 pub(super) async fn run(args: &Args, client: &ApiClient, config: &Config) -> anyhow::Result<()> {
-    let from_stdin = args.file.as_os_str() == "-";
-    let name = args.file.display();
+    let path = args.file.as_deref().context("name a file")?;
+    let from_stdin = path.as_os_str() == "-";
+    let name = path.display();
     let (input, size, hash): (Box<dyn BufRead + Send>, _, _) = if from_stdin {
         if args.resume {
             let text = "standard input can't be resumed; import a file";
@@ -68,9 +79,9 @@ pub(super) async fn run(args: &Args, client: &ApiClient, config: &Config) -> any
         }
         (Box::new(BufReader::new(std::io::stdin())), None, None)
     } else {
-        let file = File::open(&args.file).with_context(|| format!("open {name}"))?;
+        let file = File::open(path).with_context(|| format!("open {name}"))?;
         let size = file.metadata().with_context(|| format!("read {name}"))?.len();
-        let hash = hash(&args.file).with_context(|| format!("read {name}"))?;
+        let hash = hash(path).with_context(|| format!("read {name}"))?;
         (Box::new(BufReader::with_capacity(1 << 18, file)), Some(size), Some(hash))
     };
     let rows = Rows::open(input, args.format).with_context(|| format!("import {name}"))?;

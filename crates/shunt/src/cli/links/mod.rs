@@ -4,6 +4,7 @@ mod add;
 mod edit;
 mod export;
 mod import;
+mod legacy;
 mod list;
 mod rm;
 mod show;
@@ -44,6 +45,7 @@ pub(super) async fn run(
         Command::Show(args) => show::run(&args, client).await,
         Command::Edit(args) => edit::run(args, client).await,
         Command::Rm(args) => rm::run(&args, client).await,
+        Command::Import(args) if args.legacy => legacy::run(&args, client).await,
         Command::Import(args) => import::run(&args, client, config).await,
         Command::Export(args) => export::run(&args, client).await,
     }

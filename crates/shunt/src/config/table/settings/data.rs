@@ -118,4 +118,22 @@ pub(super) const PART: &[Setting] = &[
          standbys out, and the primary has all reads.",
         to!(store.max_lag, |raw| duration(raw, SECOND..=HOUR))
     ),
+    setting!(
+        secret
+        "store.previous",
+        "SHUNT_STORE_PREVIOUS",
+        Flag::No,
+        "",
+        "URL",
+        "The store that store.url follows, for as long as links may still be only there: what \
+         store.url does not know is asked of it, a link is taken over when it changes, and a code \
+         that it has is given to nobody else. It is never written to. Take it out when `shunt copy \
+         --verify` finds no difference.",
+        |config, raw| {
+            let text = raw.text()?;
+            config.store.previous =
+                if text.is_empty() { None } else { Some(StoreUrl::parse(text)?) };
+            Ok(())
+        }
+    ),
 ];

@@ -6,6 +6,7 @@ use super::Setting;
 
 mod cache;
 mod data;
+mod legacy;
 mod limits;
 mod network;
 mod places;
@@ -20,8 +21,15 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 /// The files of this directory in the order of the page.
-const PARTS: [&[Setting]; 6] =
-    [places::PART, data::PART, cache::PART, network::PART, limits::PART, service::PART];
+const PARTS: [&[Setting]; 7] = [
+    places::PART,
+    data::PART,
+    legacy::PART,
+    cache::PART,
+    network::PART,
+    limits::PART,
+    service::PART,
+];
 
 /// How many settings there are.
 const COUNT: usize = {
