@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use serde_json::json;
+use shunt_cluster::ports::Port;
 use shunt_cluster::{Postgres, Redis, Request, Shunt, until};
 
 use crate::kit::{self, SOON, get, leads, link};
+use crate::tls::Authority;
 
 const BOUND: Duration = Duration::from_secs(1);
 
@@ -121,4 +123,58 @@ fn what_is_wrong_with_the_address_of_redis_is_said_without_its_password() {
         assert!(finished.stderr.contains(words), "{finished:?}");
         assert!(!finished.stderr.contains("hunter2"), "{finished:?}");
     }
+}
+
+/// Whom the node does not believe it does not tell the password; links redirect all the same.
+#[test]
+fn redis_over_tls_is_believed_with_the_right_authority_only() {
+    let postgres = Postgres::setup().fast().start().unwrap();
+    postgres.create_database("links").unwrap();
+    let place = Shunt::new().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.renew(place.files(), "127.0.0.1");
+    let file = |name: &str, text: &str| {
+        let path = place.files().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (right, wrong) = (file("ca.pem", &authority.pem), file("other.pem", &stranger.pem));
+    let port = Port::lease().unwrap();
+    let path = |name: &str| place.files().join(name).display().to_string();
+    let redis = Redis::setup()
+        .setting("tls-port", &port.number().to_string())
+        .setting("tls-cert-file", &path("cert.pem"))
+        .setting("tls-key-file", &path("key.pem"))
+        .setting("tls-ca-cert-file", &path("ca.pem"))
+        .setting("tls-auth-clients", "no")
+        .start()
+        .unwrap();
+    let plain = redis.url();
+    let (secret, _) = plain.strip_prefix("redis://").unwrap().split_once('@').unwrap();
+    let node = |ca: &std::path::Path| {
+        Shunt::new()
+            .unwrap()
+            .env("SHUNT_STORE", postgres.url("links"))
+            .env("SHUNT_CACHE", format!("rediss://{secret}@{}", port.address()))
+            .env("SHUNT_CACHE_CA", ca)
+    };
+    let (mut one, mut two) = (node(&right), node(&wrong));
+    one.cli(["migrate"], SOON).unwrap().ok().unwrap();
+    one.start().unwrap();
+    wait_hearing(&one);
+    link(&one, "tls", "https://example.com/tls");
+    until(SOON, "the link in the shared cache", || {
+        let keys = redis.connect().unwrap().ask(&["DBSIZE"]).unwrap();
+        (keys.number()? > 0).then_some(())
+    })
+    .unwrap();
+
+    two.start().unwrap();
+    until(SOON, "the failure to be named", || {
+        let ready = two.ask_ops("/readyz").unwrap().text();
+        ready.contains("bus").then_some(())
+    })
+    .unwrap();
+    leads(&two, "tls", "https://example.com/tls");
+    assert_eq!(metric(&two, "shunt_bus_up", ""), 0.0);
 }

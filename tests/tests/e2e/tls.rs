@@ -11,13 +11,13 @@ use shunt_cluster::{Shunt, Spec, until};
 use crate::kit::{self, SOON};
 
 /// A certificate authority for one test.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, "an authority for one test");
@@ -28,7 +28,7 @@ impl Authority {
 
     /// Writes a certificate for `name` and its key over those in `directory`, each in one step, as
     /// renewing programs do.
-    fn renew(&self, directory: &Path, name: &str) {
+    pub(crate) fn renew(&self, directory: &Path, name: &str) {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
