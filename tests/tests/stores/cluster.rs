@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     /// Takes everything out of the store.
-    fn empty(&self) {
+    pub fn empty(&self) {
         self.psql(
             "TRUNCATE links, changes, idempotency, code_pool, marks, hours, totals, ledger, domains,
                  api_keys, meta, nodes, visitor_secrets, range_rests;

@@ -1,4 +1,4 @@
-//! The pool of codes on a real server, through a real pooler: filled by the hundred thousand, and
+//! The pool of codes on real servers, through a real pooler: filled by the hundred thousand, and
 //! claimed by many at once. Judged by what the claimers got.
 
 use std::collections::HashSet;
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use shunt_cluster::Postgres;
 use shunt_domain::ports::CodePool;
 use shunt_engine::codes::{Allocator, CodePorts, CodeSettings, SourceKind};
-use shunt_store::postgres::PostgresStore;
+use shunt_store::postgres::{PostgresOptions, PostgresStore};
 
+use crate::cluster::Cluster;
 use crate::kit::{Servers, within};
 
 fn codes() -> u64 {
@@ -27,7 +28,20 @@ async fn allocator(store: &Arc<PostgresStore>) -> Allocator {
 fn a_million_codes_are_filled_in_seconds_and_claimed_by_64_at_once_each_row_once() {
     let mut servers = Servers::start(Postgres::setup(), true);
     let database = servers.database();
-    let open = || Arc::new(PostgresStore::open(servers.options(&database)).unwrap());
+    filled_and_claimed("PostgreSQL", || servers.options(&database));
+}
+
+/// The same on the reference layout: a coordinator, two workers, a pooler in front.
+#[test]
+fn a_million_codes_are_filled_on_citus_too() {
+    let Some(cluster) = Cluster::find(true) else { return };
+    cluster.empty();
+    filled_and_claimed("Citus", || cluster.options());
+    cluster.empty();
+}
+
+fn filled_and_claimed(on: &str, options: impl Fn() -> PostgresOptions) {
+    let open = || Arc::new(PostgresStore::open(options()).unwrap());
     let nodes: Vec<Arc<PostgresStore>> = (0..4).map(|_| open()).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let codes = codes();
@@ -61,7 +75,7 @@ fn a_million_codes_are_filled_in_seconds_and_claimed_by_64_at_once_each_row_once
     let firsts: HashSet<_> = rows.iter().map(|row| (&row[0], &row[1])).collect();
     assert_eq!(firsts.len(), rows.len(), "a row came twice");
     assert_eq!(rows.iter().map(Vec::len).sum::<usize>() as u64, codes, "codes were lost");
-    println!("{codes} codes filled in {filled:?}, claimed by 64 in {claimed:?}");
+    println!("{codes} codes on {on} filled in {filled:?}, claimed by 64 in {claimed:?}");
     let most = Duration::from_secs(60);
     assert!(filled < most && claimed < most, "{filled:?}, {claimed:?}");
     for node in nodes {
