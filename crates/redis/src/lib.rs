@@ -11,6 +11,7 @@
 
 pub mod bus;
 pub mod cache;
+pub mod doctor;
 pub mod handle;
 pub mod limits;
 pub mod options;

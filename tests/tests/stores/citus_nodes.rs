@@ -14,10 +14,11 @@ use shunt_domain::ports::{
 };
 use shunt_domain::{Link, Outcome, StoreError, Version};
 use shunt_store::conformance::fixtures::{BIRTH, export_all, key, link, soon};
-use shunt_store::postgres::citus::{ClusterFinding, examine};
-use shunt_store::postgres::{PostgresError, PostgresStore, migrate};
+use shunt_store::postgres::citus::ClusterFinding;
+use shunt_store::postgres::doctor::{self, NotAsked};
+use shunt_store::postgres::{PostgresError, PostgresOptions, PostgresStore, migrate};
+use shunt_tests::citus::{DATABASE, own};
 
-use crate::cluster::{DATABASE, own};
 use crate::faults::{PATIENCE, now, try_create, try_get};
 use crate::kit::{options, within};
 
@@ -47,6 +48,12 @@ fn places(cluster: &Citus, table: &str, keys: &[String]) -> BTreeMap<String, u16
     let rows = psql(cluster, &sql);
     let pairs = rows.lines().map(|row| row.split_once('|').unwrap());
     pairs.map(|(key, port)| (key.to_owned(), port.parse().unwrap())).collect()
+}
+
+/// What the doctor finds.
+fn examine(options: &PostgresOptions) -> Result<Vec<ClusterFinding>, NotAsked> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(doctor::cluster(options, PATIENCE))
 }
 
 fn names(prefix: &str, count: usize) -> Vec<String> {
@@ -305,7 +312,7 @@ fn a_plain_database_becomes_a_cluster() {
     assert_eq!(now(export_all(&store, 500)), before);
     let local = "SELECT pg_relation_size('links')";
     assert_eq!(config.psql("plain", local).unwrap(), "0", "nothing stays on the coordinator");
-    assert_eq!(examine(&plain, true), Ok(Vec::new()));
+    assert_eq!(examine(&plain), Ok(Vec::new()));
 }
 
 /// Each thing that is wrong is found and named, and a healthy cluster has nothing wrong.
@@ -313,7 +320,7 @@ fn a_plain_database_becomes_a_cluster() {
 fn what_is_wrong_with_a_cluster_is_found() {
     let Some((mut cluster, store)) = start() else { return };
     let good = options(cluster.coordinator.config(), DATABASE);
-    let found = || examine(&good, true).unwrap();
+    let found = || examine(&good).unwrap();
     assert_eq!(found(), []);
 
     psql(&cluster, "SELECT undistribute_table('ledger')");
@@ -349,8 +356,7 @@ fn what_is_wrong_with_a_cluster_is_found() {
     let lonely = Postgres::setup().fast().start().unwrap();
     lonely.create_database("shunt").unwrap();
     let lonely = options(lonely.config(), "shunt");
-    assert_eq!(examine(&lonely, true), Ok(vec![ClusterFinding::NoCluster]));
-    assert_eq!(examine(&lonely, false), Ok(Vec::new()));
+    assert_eq!(examine(&lonely), Ok(Vec::new()));
 }
 
 /// A standby of the coordinator that asks standbys of the workers: redirects are answered there

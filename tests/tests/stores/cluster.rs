@@ -4,49 +4,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use shunt_cluster::postgres::Config;
-use shunt_cluster::{Citus, PgBouncer, citus};
+use shunt_cluster::{Citus, PgBouncer};
 use shunt_store::conformance::{Restart, Subject};
 use shunt_store::postgres::{PostgresOptions, migrate};
+use shunt_tests::citus::{DATABASE, SWITCH, own};
 use tokio_postgres::config::Host;
 
 use crate::kit::{Opens, options};
-
-/// What says where the tests of Citus run: `local` starts the nodes, where the extension is
-/// installed; `postgres://…` names a coordinator and a database whose name begins with
-/// `shunt_test` and that may be emptied.
-const SWITCH: &str = "SHUNT_TEST_CITUS_URL";
-
-/// The database of clusters that are started here.
-pub const DATABASE: &str = "shunt_test";
-
-fn switch() -> Option<String> {
-    shunt_tests::switch::switch(SWITCH)
-}
-
-/// Says that a test did not run, where everybody looks.
-fn absent(why: &str) {
-    eprintln!("NOT RUN: {why}");
-    println!("NOT RUN: {why}");
-}
-
-/// Three nodes of our own; `None`, and says so, unless that is asked for.
-pub fn own(setup: citus::Setup) -> Option<Citus> {
-    match switch().as_deref() {
-        Some("local") => {
-            let cluster = setup.start().unwrap();
-            cluster.create_database(DATABASE).unwrap();
-            Some(cluster)
-        }
-        Some(_) => {
-            absent(&format!("{SWITCH} is not `local`, and a named cluster's nodes are not killed"));
-            None
-        }
-        None => {
-            absent(&format!("{SWITCH} is not set; `local` starts a Citus cluster"));
-            None
-        }
-    }
-}
 
 /// A cluster with this program's schema, and maybe a pooler in front.
 pub struct Cluster {
@@ -59,7 +23,7 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster that the tests run on; `None`, and says so, where there is none.
     pub fn find(pooled: bool) -> Option<Self> {
-        let (config, database, own) = match switch() {
+        let (config, database, own) = match shunt_tests::citus::named() {
             Some(url) if url != "local" => {
                 let (config, database) = named(&url);
                 (config, database, None)

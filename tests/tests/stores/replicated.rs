@@ -450,7 +450,7 @@ fn a_dead_or_silent_copy_does_not_hold_up_reads() {
 fn what_is_wrong_with_the_copies_is_found() {
     let mut copies = Copies::start(1);
     let (runtime, store) = (runtime(), copies.store());
-    let found = || runtime.block_on(store.diagnose(within(5_000))).unwrap();
+    let found = || runtime.block_on(store.diagnose());
     wait_for(&store, "both", |copies| copies.iter().all(|copy| copy.up));
     until(PATIENCE, "nothing to find", || found().is_empty().then_some(()))
         .unwrap_or_else(|error| panic!("{error}: {:?}", found()));
@@ -463,10 +463,6 @@ fn what_is_wrong_with_the_copies_is_found() {
     let conninfo = copies.standbys[0].psql("SHOW primary_conninfo").unwrap();
     copies.standbys[0].set("primary_conninfo", "host=127.0.0.1 port=1").unwrap();
     finds("a standby that receives nothing", &|p| matches!(p, Problem::NotStreaming { .. }));
-    finds("its slot", &|p| matches!(p, Problem::SlotUnused { .. }));
-    copies.primary().set("synchronous_standby_names", "nobody").unwrap();
-    finds("nobody to wait for", &|p| matches!(p, Problem::NobodyToWaitFor { .. }));
-    copies.primary().set("synchronous_standby_names", "").unwrap();
     copies.standbys[0].set("primary_conninfo", &conninfo).unwrap();
     until(PATIENCE, "nothing to find", || found().is_empty().then_some(())).unwrap();
 

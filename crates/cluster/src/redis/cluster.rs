@@ -30,7 +30,8 @@ pub struct Member {
 }
 
 impl Member {
-    fn owns(&self, slot: u16) -> bool {
+    /// Whether it owns this slot.
+    pub fn owns(&self, slot: u16) -> bool {
         self.slots.iter().any(|range| range.contains(&slot))
     }
 }

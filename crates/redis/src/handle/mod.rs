@@ -22,9 +22,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::options::{Address, OptionsError, RedisOptions};
-use node::{Connector, Node, lock};
+use node::{Node, lock};
 use slots::SLOTS;
 
+pub(crate) use node::Connector;
 pub use stats::{LATENCY_BOUNDS, Stats};
 
 /// How often a cluster is asked who has which keys, when nothing is wrong.

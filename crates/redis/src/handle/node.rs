@@ -27,14 +27,14 @@ const FAIR: Duration = Duration::from_millis(10);
 
 /// Makes connections.
 #[derive(Debug)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     options: RedisOptions,
 }
 
 impl Connector {
     /// # Errors
     /// [`OptionsError::Ca`].
-    pub(super) fn new(options: RedisOptions) -> Result<Self, OptionsError> {
+    pub(crate) fn new(options: RedisOptions) -> Result<Self, OptionsError> {
         let connector = Self { options };
         // The certificates are read here, so that bad ones are told of at the start.
         if let Some(seed) = connector.options.seeds.first() {
@@ -73,7 +73,7 @@ impl Connector {
     }
 
     /// A connection for commands.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         address: &Address,
     ) -> Result<MultiplexedConnection, RedisError> {

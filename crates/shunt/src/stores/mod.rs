@@ -25,7 +25,7 @@ use shunt_http::metrics::Sample;
 use crate::config::{Config, StoreUrl};
 use crate::serve::OpenMode;
 
-pub(crate) use postgres::migrate;
+pub(crate) use postgres::{connections as postgres_connections, migrate};
 
 /// Every port of the configured store.
 pub struct Stores {

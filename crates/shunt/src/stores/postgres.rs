@@ -21,6 +21,18 @@ use crate::serve::OpenMode;
 /// How many of the store's connections roll-ups get: one batch at a time is written.
 const ROLLUP_WRITERS: usize = 2;
 
+/// How many connections of roll-ups read.
+const ROLLUP_READERS: usize = 1;
+
+/// How many of them scan.
+const ROLLUP_SCANNERS: usize = 1;
+
+/// How many connections a node makes to its database, at most.
+pub(crate) const fn connections(config: &Config, options: &PostgresOptions) -> usize {
+    let links = config.store.writers + options.readers + options.scanners;
+    links + ROLLUP_WRITERS + ROLLUP_READERS + ROLLUP_SCANNERS
+}
+
 /// What a store on a database server has on this machine, and how it uses the server.
 pub(super) struct Prepared {
     pub(super) lock: DirLock,
@@ -58,8 +70,8 @@ pub(super) fn prepare(
     let rollups = PostgresOptions {
         writers: ROLLUP_WRITERS,
         max_overdue: ROLLUP_WRITERS,
-        readers: 1,
-        scanners: 1,
+        readers: ROLLUP_READERS,
+        scanners: ROLLUP_SCANNERS,
         ..options.clone()
     };
     Ok(Prepared { lock, node, options, rollups })

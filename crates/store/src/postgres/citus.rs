@@ -9,14 +9,12 @@
 //! node could not be), and what is judged by one row.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use tokio_postgres::types::FromSql;
 
-use super::connect::{Connected, Connector};
-use super::error::{Fault, PostgresError};
-use super::migrate::{ask, blocking};
-use super::options::PostgresOptions;
+use super::connect::Connected;
+use super::error::Fault;
+use super::migrate::ask;
 use super::statements;
 
 /// Tables that are spread: by which column, and beside which other one.
@@ -89,11 +87,9 @@ pub(super) async fn lay_out(connected: &Connected) -> Result<(), (String, Fault)
     Ok(())
 }
 
-/// Something that is wrong with a cluster: one line that ends with what to do.
+/// Something that is wrong with a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterFinding {
-    /// A cluster was expected and the database is none.
-    NoCluster,
     /// A table is not where it belongs.
     NotDistributed(String),
     /// A distributed table has no primary key.
@@ -115,83 +111,10 @@ pub enum ClusterFinding {
     NoCoordinator,
 }
 
-impl fmt::Display for ClusterFinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoCluster => f.write_str(
-                "the database is no Citus cluster: the extension is missing; run `CREATE EXTENSION \
-                 citus` in it on every node, then `shunt migrate`",
-            ),
-            Self::NotDistributed(table) => write!(
-                f,
-                "the table {table} is not distributed, so one node does the work of all; run \
-                 `shunt migrate`"
-            ),
-            Self::NoPrimaryKey(table) => write!(
-                f,
-                "the distributed table {table} has no primary key, so its shards can't move while \
-                 they are written to; add one that begins with the distribution column"
-            ),
-            Self::WalLevel { node, level } => write!(
-                f,
-                "the node {node} has wal_level = {level}, so its shards can't move while they are \
-                 written to; set wal_level = logical there and restart it"
-            ),
-            Self::Inactive(node) => write!(
-                f,
-                "the node {node} is switched off and takes no part in the cluster; run `SELECT \
-                 citus_activate_node(host, port)` on the coordinator, or remove it there"
-            ),
-            Self::Unreachable(node) => write!(
-                f,
-                "the coordinator can't reach the node {node}, and what is in its shards is \
-                 unavailable; start it, or put a standby in its place with citus_update_node"
-            ),
-            Self::NoWorkers => f.write_str(
-                "the cluster has no workers, so the coordinator has all shards; run `SELECT \
-                 citus_add_node(host, port)` for each and then `SELECT citus_rebalance_start()`",
-            ),
-            Self::NoCoordinator => f.write_str(
-                "the coordinator does not know its own address, so every read of a small table \
-                 costs a worker; run `SELECT citus_set_coordinator_host(host, port)`",
-            ),
-        }
-    }
-}
-
-/// Looks a cluster over: whether it is one (if that is `expected`), whether every table is where it
-/// belongs and can be moved, and whether every node is there. Blocks, for as long as the
-/// coordinator tries to reach its nodes.
-///
-/// # Errors
-/// [`PostgresError`] when the coordinator can't be asked.
-pub fn examine(
-    options: &PostgresOptions,
-    expected: bool,
-) -> Result<Vec<ClusterFinding>, PostgresError> {
-    blocking(options, move |connector, connected| {
-        Box::pin(async move {
-            let findings = findings(connected, expected).await;
-            findings.map_err(|fault| explain(connector, &fault))
-        })
-    })
-}
-
-fn explain(connector: &Connector, fault: &Fault) -> PostgresError {
-    if fault.code().is_none() {
-        return connector.explain(fault);
-    }
-    PostgresError::Refused {
-        what: "to tell about the cluster".to_owned(),
-        reason: fault.text().to_owned(),
-        advice: "look into the coordinator's log",
-    }
-}
-
-async fn findings(connected: &Connected, expected: bool) -> Result<Vec<ClusterFinding>, Fault> {
+/// Looks a cluster over; for the doctor.
+pub(super) async fn findings(connected: &Connected) -> Result<Vec<ClusterFinding>, Fault> {
     if !connected.is_cluster {
-        let missing = expected.then_some(ClusterFinding::NoCluster);
-        return Ok(missing.into_iter().collect());
+        return Ok(Vec::new());
     }
     let misplaced = not_laid_out(connected).await?;
     let mut all: Vec<_> = misplaced.into_iter().map(ClusterFinding::NotDistributed).collect();

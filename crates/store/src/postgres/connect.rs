@@ -237,6 +237,21 @@ impl Connector {
         Ok(Self { way, timeout: options.connect_timeout, address: options.address(), stats })
     }
 
+    /// As [`Self::new`], for a pooler's console, which does not understand what a server does: it
+    /// is asked nothing on connecting.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(super) fn to_console(options: &PostgresOptions) -> Result<Self, PostgresError> {
+        let route = Route { is_cluster: OnceLock::from(false), ..Route::new(options)? };
+        Ok(Self {
+            way: Way::Fixed(Box::new(route)),
+            timeout: options.connect_timeout,
+            address: options.address(),
+            stats: Arc::default(),
+        })
+    }
+
     /// The addresses, for messages.
     pub(super) fn address(&self) -> &str {
         &self.address

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::connect::{Connected, Connector, Route};
-use super::error::{Fault, PostgresError, bad_value};
+use super::error::{Fault, PostgresError};
 use super::options::PostgresOptions;
 use super::readers::Readers;
 use super::statements::copies;
@@ -186,54 +186,5 @@ impl Copy {
         if let Some(readers) = self.readers.get() {
             readers.close();
         }
-    }
-}
-
-/// A slot on the primary that keeps the log for a standby.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Its name.
-    pub name: String,
-    /// A standby uses it now.
-    pub active: bool,
-    /// Bytes of the log that are kept for it; `None` before its first use.
-    pub kept: Option<u64>,
-    /// Some of what its standby needs is gone already.
-    pub lost: bool,
-}
-
-/// What a primary knows of its standbys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Following {
-    pub(crate) slots: Vec<Slot>,
-    /// `synchronous_standby_names` as set.
-    pub(crate) synchronous: String,
-    /// How many standbys that commits wait for are there; `None` when this user may not see it.
-    pub(crate) waited_for: Option<u64>,
-}
-
-impl super::PostgresStore {
-    /// What the primary knows of its standbys.
-    ///
-    /// # Errors
-    /// When it can't be asked or the deadline passes.
-    pub(crate) async fn following(&self, deadline: Deadline) -> Result<Following, StoreError> {
-        let readers = &self.database().readers;
-        let slots = readers.query(&copies::SLOTS, &[], deadline).await?;
-        let slots = slots.iter().map(|row| {
-            let kept: Option<i64> = row::get(row, 2)?;
-            Ok::<_, StoreError>(Slot {
-                name: row::get(row, 0)?,
-                active: row::get(row, 1)?,
-                kept: kept.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-                lost: row::get(row, 3)?,
-            })
-        });
-        let slots = slots.collect::<Result<_, _>>()?;
-        let rows = readers.query(&copies::SYNCHRONOUS, &[], deadline).await?;
-        let row = rows.first().ok_or_else(|| missing("a setting"))?;
-        let waited_for: Option<i64> = row::get(row, 1)?;
-        let waited_for = waited_for.map(u64::try_from).transpose().map_err(bad_value)?;
-        Ok(Following { slots, synchronous: row::get(row, 0)?, waited_for })
     }
 }

@@ -118,7 +118,10 @@ async fn steps(connector: &Connector, connected: &Connected) -> Result<Migrated,
 }
 
 /// The highest migration that is applied, after a comparison of all with this program's.
-async fn applied(connector: &Connector, connected: &Connected) -> Result<i32, PostgresError> {
+pub(super) async fn applied(
+    connector: &Connector,
+    connected: &Connected,
+) -> Result<i32, PostgresError> {
     let rows = match ask(connected, &statements::MIGRATIONS, &[]).await {
         Ok(rows) => rows,
         // Nobody has migrated this database yet.

@@ -11,6 +11,7 @@ mod connect;
 mod copy;
 mod create;
 mod database;
+pub mod doctor;
 mod domains;
 mod error;
 mod feed;
@@ -37,7 +38,6 @@ mod types;
 mod url;
 
 pub(crate) use connect::{Guide, Route};
-pub use copy::Slot;
 pub(crate) use copy::{Copy, Report};
 pub(crate) use error::Fault;
 pub use error::PostgresError;

@@ -21,6 +21,14 @@ pub(super) fn known() -> i32 {
     MIGRATIONS.last().map_or(0, |migration| migration.version)
 }
 
+/// The tables or sequences (`TABLE`, `SEQUENCE`) that the migrations make.
+pub(super) fn objects(kind: &str) -> Vec<&'static str> {
+    let lines = MIGRATIONS.iter().flat_map(|migration| migration.sql.lines());
+    let rest = lines.filter_map(|line| line.strip_prefix("CREATE ")?.strip_prefix(kind));
+    let end = |c: char| c.is_whitespace() || c == ';' || c == '(';
+    rest.filter_map(|rest| rest.trim_start().split(end).next()).collect()
+}
+
 impl Migration {
     /// A number that tells this text from any other.
     pub(super) fn checksum(&self) -> i64 {
@@ -36,6 +44,13 @@ mod tests {
     fn migrations_are_numbered_from_one() {
         let numbers: Vec<i32> = MIGRATIONS.iter().map(|migration| migration.version).collect();
         assert_eq!(numbers, (1..=known()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_migrations_make_is_known_by_name() {
+        let tables = objects("TABLE");
+        assert!(tables.contains(&"links") && tables.contains(&"changes"), "{tables:?}");
+        assert_eq!(objects("SEQUENCE"), ["domain_numbers", "key_numbers", "pool_numbers"]);
     }
 
     #[test]

@@ -110,6 +110,7 @@ pub fn all() -> Vec<Described> {
     let mut all: Vec<Described> = STATEMENTS
         .iter()
         .chain(copies::STATEMENTS)
+        .chain(doctor::STATEMENTS)
         .map(|statement| Described {
             name: statement.name,
             class: statement.class,
@@ -147,6 +148,7 @@ macro_rules! statements {
 }
 
 pub(super) mod copies;
+pub(super) mod doctor;
 
 macro_rules! rows {
     ($($(#[$doc:meta])*

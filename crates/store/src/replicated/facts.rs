@@ -4,15 +4,9 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use shunt_domain::{Deadline, StoreError};
-
 use super::lag::Lag;
 use super::lookout::View;
 use super::store::ReplicatedStore;
-use crate::postgres::Slot;
-
-/// A slot that keeps more of the log than this fills the primary's disk.
-const MUCH_LOG: u64 = 1 << 30;
 
 /// One copy, now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,26 +63,6 @@ pub enum Problem {
         /// How far.
         lag: Lag,
     },
-    /// A slot that nobody uses keeps the log.
-    SlotUnused {
-        /// The slot.
-        slot: Slot,
-    },
-    /// A slot keeps much of the log although it is used.
-    SlotKeepsMuch {
-        /// The slot.
-        slot: Slot,
-    },
-    /// What a slot's standby needs is gone.
-    SlotLost {
-        /// The slot.
-        slot: Slot,
-    },
-    /// Commits wait for standbys, and none of those is there.
-    NobodyToWaitFor {
-        /// `synchronous_standby_names` as set.
-        names: String,
-    },
 }
 
 /// Bytes as people read them.
@@ -98,10 +72,6 @@ fn bytes(bytes: u64) -> String {
         0x10_0000..0x4000_0000 => format!("{} MiB", bytes >> 20),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
     }
-}
-
-fn kept(slot: &Slot) -> String {
-    slot.kept.map_or_else(|| "nothing yet".to_owned(), bytes)
 }
 
 impl fmt::Display for Problem {
@@ -144,32 +114,6 @@ impl fmt::Display for Problem {
                 }
                 f.write_str(" and serves only when nothing else answers; look at its disk and load")
             }
-            Self::SlotUnused { slot } => write!(
-                f,
-                "no standby uses the slot {} and the primary keeps {} of log for it; start its \
-                 standby, or pg_drop_replication_slot('{}')",
-                slot.name,
-                kept(slot),
-                slot.name
-            ),
-            Self::SlotKeepsMuch { slot } => write!(
-                f,
-                "the primary keeps {} of log for the slot {}; look why its standby is slow, and \
-                 set max_slot_wal_keep_size before the disk is full",
-                kept(slot),
-                slot.name
-            ),
-            Self::SlotLost { slot } => write!(
-                f,
-                "the log that the standby of slot {} needs is gone; make that standby anew with \
-                 pg_basebackup",
-                slot.name
-            ),
-            Self::NobodyToWaitFor { names } => write!(
-                f,
-                "commits wait for a standby of synchronous_standby_names = '{names}' and none is \
-                 there, so no write ends; start one, or take the setting back"
-            ),
         }
     }
 }
@@ -236,24 +180,24 @@ impl ReplicatedStore {
         Some(Problem::Lagging { address, lag })
     }
 
-    /// What is wrong with the copies and with what the primary keeps for them: for the doctor.
-    ///
-    /// # Errors
-    /// When the primary can't be asked; [`Self::problems`] says why.
-    pub async fn diagnose(&self, deadline: Deadline) -> Result<Vec<Problem>, StoreError> {
+    /// What is wrong with the copies, after a look at all of them: for the doctor. Takes about two
+    /// seconds at most.
+    pub async fn diagnose(&self) -> Vec<Problem> {
         self.lookout().first_look().await;
+        // How far a standby is behind shows against where the primary was before.
+        self.lookout().look_again().await;
         let mut problems = self.problems();
-        let following = self.primary().following(deadline).await?;
-        let of_slot = |slot: Slot| match &slot {
-            Slot { lost: true, .. } => Some(Problem::SlotLost { slot }),
-            Slot { active: false, .. } => Some(Problem::SlotUnused { slot }),
-            Slot { kept: Some(MUCH_LOG..), .. } => Some(Problem::SlotKeepsMuch { slot }),
-            Slot { .. } => None,
-        };
-        problems.extend(following.slots.into_iter().filter_map(of_slot));
-        if !following.synchronous.is_empty() && following.waited_for == Some(0) {
-            problems.push(Problem::NobodyToWaitFor { names: following.synchronous });
+        for CopyState { address, up, .. } in self.copies() {
+            let is_named = problems.iter().any(|problem| match problem {
+                Problem::Unreachable { address: named, .. }
+                | Problem::Foreign { address: named } => *named == address,
+                _ => false,
+            });
+            if !up && !is_named {
+                let reason = "it is silent".to_owned();
+                problems.push(Problem::Unreachable { address, reason });
+            }
         }
-        Ok(problems)
+        problems
     }
 }

@@ -329,6 +329,13 @@ impl Lookout {
         self.settled(self.begun).await;
     }
 
+    /// Has every copy looked at again, and waits for it; not for long.
+    pub(super) async fn look_again(&self) {
+        let since = Instant::now();
+        self.copies.iter().for_each(|watched| watched.wake.notify_one());
+        self.settled(since).await;
+    }
+
     /// Looks no more.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -358,9 +365,7 @@ impl Guide for Lookout {
 
     fn confirm<'a>(&'a self, route: &'a Arc<Route>) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            let since = Instant::now();
-            self.copies.iter().for_each(|watched| watched.wake.notify_one());
-            self.settled(since).await;
+            self.look_again().await;
             let state = lock(&self.state);
             let led = state.route.as_ref().filter(|(_, led)| Arc::ptr_eq(led, route));
             match led {

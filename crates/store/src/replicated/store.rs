@@ -29,8 +29,9 @@ impl ReplicatedOptions {
     /// The default of `max_lag`.
     pub const MAX_LAG: Duration = Duration::from_secs(10);
 
-    /// One set of options for each copy, in the order they are named in; the primary's first.
-    fn copies(&self) -> Vec<PostgresOptions> {
+    /// One set of options for each copy, in the order of [`ReplicatedStore::copies`]: as they are
+    /// named, the primary's first.
+    pub fn copies(&self) -> Vec<PostgresOptions> {
         let mut copies: Vec<PostgresOptions> = Vec::new();
         for options in std::iter::once(&self.primary).chain(&self.replicas) {
             for host in &options.hosts {

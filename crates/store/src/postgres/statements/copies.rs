@@ -1,5 +1,4 @@
-//! What a copy of the database is asked about itself. An ordinary user may ask all of it, but for
-//! the state of other sessions, which is NULL without `pg_read_all_stats` (in `pg_monitor`).
+//! What a copy of the database is asked about itself. An ordinary user may ask all of it.
 
 use super::{Class, Statement};
 
@@ -26,17 +25,4 @@ statements! {
                   * 1000)::bigint,
              EXISTS (SELECT FROM pg_stat_wal_receiver
                      WHERE coalesce(status, 'streaming') = 'streaming')";
-    /// The primary's slots of standbys: name, whether in use, bytes of the log kept for it, and
-    /// whether some of what it needs is gone already.
-    SLOTS: Local [] =
-        "SELECT slot_name::text, active,
-             (pg_current_wal_lsn() - restart_lsn)::bigint, coalesce(wal_status = 'lost', false)
-         FROM pg_replication_slots WHERE slot_type = 'physical' ORDER BY slot_name";
-    /// Which standbys commits wait for, and how many of them are there; NULL when this user may
-    /// not see it.
-    SYNCHRONOUS: Local [] =
-        "SELECT current_setting('synchronous_standby_names'),
-             CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') THEN
-                 (SELECT count(*) FROM pg_stat_replication
-                  WHERE state = 'streaming' AND sync_state IN ('sync', 'quorum')) END";
 }
