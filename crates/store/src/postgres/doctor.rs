@@ -286,7 +286,6 @@ async fn facts(
         transaction_age: row.try_get(4).map_err(wrong)?,
         has_trigrams: row.try_get(5).map_err(wrong)?,
         settings,
-        tables: tables(connector, connected).await,
         slots: all(connected, &asked::SLOTS, slot).await,
         standbys: match (in_recovery, may_see) {
             (true, _) => Ok(Vec::new()),
@@ -298,6 +297,8 @@ async fn facts(
         } else {
             Err(hidden)
         },
+        // Last, because nothing is answered behind a node of a cluster that hangs.
+        tables: tables(connector, connected).await,
     })
 }
 
@@ -391,8 +392,14 @@ async fn tables(connector: &Connector, connected: &Connected) -> Result<Tables, 
     Ok(tables)
 }
 
+/// How long is waited for a figure that all nodes of a cluster have a part of: without it
+/// everything else can still be told.
+const FIGURE: Duration = Duration::from_secs(2);
+
 async fn number(connected: &Connected, statement: &Statement) -> Looked<i64> {
-    let rows = all(connected, statement, |row| row.try_get(0)).await?;
+    let asking = all(connected, statement, |row| row.try_get(0));
+    let asked = tokio::time::timeout(FIGURE, asking).await;
+    let rows = asked.unwrap_or_else(|_| Err(format!("no answer within {FIGURE:?}")))?;
     rows.first().copied().ok_or_else(|| "the server gave no answer".to_owned())
 }
 
