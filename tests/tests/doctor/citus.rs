@@ -50,6 +50,9 @@ fn a_citus_cluster_is_found_sound_and_every_fault_for_what_it_is() {
     // A cluster of its coordinator.
     cluster.coordinator.create_database("alone").unwrap();
     citus::join(&cluster.coordinator, &[], "alone").unwrap();
+    let place = format!("'{}', {}", config.host, config.port);
+    let all = format!("SELECT citus_set_node_property({place}, 'shouldhaveshards', true)");
+    config.psql("alone", &all).unwrap();
     let alone = crate::kit::node(&config.url("alone"), "");
     migrate(&alone);
     finds(&alone, &[], &[("citus-workers", "warning")]);
