@@ -28,6 +28,15 @@ pub fn code(index: u64) -> String {
     digits.iter().map(|digit| char::from(*digit)).collect()
 }
 
+/// The first of the codes that are numbers.
+pub const FIRST_NUMBER: u64 = 1_000_000;
+
+/// The code of link number `index` (below 9,000,000) where pgbench must be able to make it: it
+/// knows numbers only. Seven characters, too.
+pub fn number(index: u64) -> String {
+    (FIRST_NUMBER + index).to_string()
+}
+
 /// Words for paths: searches need terms that are rare, common and absent.
 const WORDS: [&str; 16] = [
     "articles", "products", "news", "wiki", "photos", "events", "reports", "shop", "blog", "docs",
@@ -94,6 +103,29 @@ impl Cache {
         })
     }
 
+    /// As [`Self::keys`], with codes that are numbers.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn number_keys(&self, links: u64) -> anyhow::Result<PathBuf> {
+        self.file(&format!("number-keys-{links}.tsv"), links, |index, out| {
+            writeln!(out, "{}\t{}", number(index), target(index))
+        })
+    }
+
+    /// As [`Self::csv`], with codes that are numbers.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn number_csv(&self, links: u64) -> anyhow::Result<PathBuf> {
+        self.file(&format!("number-links-{links}.csv"), links, |index, out| {
+            if index == 0 {
+                writeln!(out, "code,target")?;
+            }
+            writeln!(out, "{},{}", number(index), target(index))
+        })
+    }
+
     /// The same as lines of an nginx `map`.
     ///
     /// # Errors
@@ -142,6 +174,7 @@ mod tests {
         assert!(codes.iter().all(|code| {
             code.len() == 7 && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
         }));
+        assert!(number(0).len() == 7 && number(8_999_999).len() == 7);
         // Prime to 36^7 = 2^14 · 3^14, or the multiplication would not permute.
         const { assert!(STEP % 2 == 1 && !STEP.is_multiple_of(3) && STEP < SPACE) };
     }

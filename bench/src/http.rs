@@ -55,8 +55,27 @@ impl Client {
     /// The connection ended or the answer is none.
     pub fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.host, self.headers);
-        self.stream.get_mut().write_all(request.as_bytes()).context("send a request")?;
-        self.answer().with_context(|| format!("read the answer to GET {path}"))
+        self.send(&request).with_context(|| format!("GET {path}"))
+    }
+
+    /// Changes what is at a path by a JSON merge patch.
+    ///
+    /// # Errors
+    /// The connection ended or the answer is none.
+    pub fn patch(&mut self, path: &str, body: &str) -> anyhow::Result<Answer> {
+        let request = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: application/merge-patch+json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.host,
+            self.headers,
+            body.len()
+        );
+        self.send(&request).with_context(|| format!("PATCH {path}"))
+    }
+
+    fn send(&mut self, request: &str) -> anyhow::Result<Answer> {
+        self.stream.get_mut().write_all(request.as_bytes()).context("send the request")?;
+        self.answer().context("read the answer")
     }
 
     fn answer(&mut self) -> anyhow::Result<Answer> {

@@ -6,9 +6,11 @@
 //!
 //! In reading order: [`machine`] (cores, descriptors, what the machine is), [`process`] (a pinned
 //! child and its figures), [`dataset`] (codes and targets as functions of a number), [`http`]
-//! (a request at a time, for checks), [`servers`] (nginx, the floor, shunt), [`load`] (the
-//! generator), [`results`] (tables, verdicts, files), [`scenario`] (one module per figure).
+//! (a request at a time, for checks), [`servers`] (nginx, the floor, shunt), [`backing`] (database,
+//! pooler and cache beside shunt, and pgbench), [`load`] (the generator), [`results`] (tables,
+//! verdicts, files), [`scenario`] (one module per figure).
 
+pub mod backing;
 pub mod dataset;
 pub mod http;
 pub mod load;

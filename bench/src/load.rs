@@ -139,8 +139,8 @@ impl Load {
 pub struct Generator {
     /// The `shunt` binary.
     pub binary: PathBuf,
-    /// Its core.
-    pub core: usize,
+    /// Its core; `None`: any.
+    pub core: Option<usize>,
     /// Directory for its reports.
     pub scratch: PathBuf,
 }

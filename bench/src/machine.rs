@@ -88,19 +88,33 @@ fn allowed() -> anyhow::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 
-/// Starts a child on one core: the child inherits the mask of the thread that starts it, which is
-/// put back afterwards. (Setting it in the child would need code between fork and exec.)
+/// Does `work` on one core, or on any: children inherit the mask of the thread that starts them,
+/// which is put back afterwards. (Setting it in the child would need code between fork and exec.)
 ///
 /// # Errors
-/// The mask can't be set or the program can't be started.
-pub fn spawn_on(core: usize, command: &mut Command) -> anyhow::Result<std::process::Child> {
+/// The mask can't be set, or what `work` answers.
+pub fn on_core<T>(
+    core: Option<usize>,
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let Some(core) = core else { return work() };
     let before = sched_getaffinity(None).context("read the affinity mask")?;
     let mut one = CpuSet::new();
     one.set(core);
     sched_setaffinity(None, &one).with_context(|| format!("pin to core {core}"))?;
-    let child = command.spawn();
+    let done = work();
     sched_setaffinity(None, &before).context("put the affinity mask back")?;
-    child.with_context(|| format!("start {}", command.get_program().display()))
+    done
+}
+
+/// Starts a child on one core, or on any.
+///
+/// # Errors
+/// The mask can't be set or the program can't be started.
+pub fn spawn_on(core: Option<usize>, command: &mut Command) -> anyhow::Result<std::process::Child> {
+    on_core(core, || {
+        command.spawn().with_context(|| format!("start {}", command.get_program().display()))
+    })
 }
 
 /// Time a core has spent on anything but idling since the machine started.

@@ -30,13 +30,13 @@ pub struct Memory {
 }
 
 impl Process {
-    /// Starts `command` on a core; what it prints goes to `log`.
+    /// Starts `command` on a core, or on any; what it prints goes to `log`.
     ///
     /// # Errors
     /// The log can't be created or the program not started.
     pub fn start(
         name: &str,
-        core: usize,
+        core: Option<usize>,
         command: &mut Command,
         log: &Path,
     ) -> anyhow::Result<Self> {
@@ -87,16 +87,7 @@ impl Process {
     /// # Errors
     /// The process is gone.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        let ticks = rustix::param::clock_ticks_per_second();
-        let mut sum = 0;
-        let mut todo = vec![self.id()];
-        while let Some(id) = todo.pop() {
-            sum += ticks_of(id)?;
-            let path = format!("/proc/{id}/task/{id}/children");
-            let children = std::fs::read_to_string(path).unwrap_or_default();
-            todo.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
-        }
-        Ok(Duration::from_nanos(sum * 1_000_000_000 / ticks.max(1)))
+        cpu_of(self.id())
     }
 
     /// Memory of the process itself.
@@ -152,6 +143,27 @@ fn signal(id: u32, signal: Signal) {
         // It may have ended by itself.
         let _ = kill_process(pid, signal);
     }
+}
+
+/// User and system time of a process, its threads and its children, living and waited for.
+///
+/// # Errors
+/// The process is gone.
+pub fn cpu_of(root: u32) -> anyhow::Result<Duration> {
+    let ticks = rustix::param::clock_ticks_per_second();
+    let mut sum = ticks_of(root)?;
+    let children = |id: u32| {
+        let path = format!("/proc/{id}/task/{id}/children");
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()).collect::<Vec<_>>()
+    };
+    let mut todo = children(root);
+    while let Some(id) = todo.pop() {
+        // A child that ends now is in its parent's figure at the next look.
+        sum += ticks_of(id).unwrap_or(0);
+        todo.extend(children(id));
+    }
+    Ok(Duration::from_nanos(sum * 1_000_000_000 / ticks.max(1)))
 }
 
 /// utime + stime + cutime + cstime of one process, in clock ticks.

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 
 use crate::dataset;
 use crate::http::Client;
+use crate::machine;
 use crate::process::Process;
 
 /// A server that answers.
@@ -53,7 +54,7 @@ pub fn nginx(dir: &Path, core: usize, map: &Path, links: u64) -> anyhow::Result<
     std::fs::write(&path, conf).with_context(|| format!("write {}", path.display()))?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(dir).arg("-c").arg(&path);
-    let mut process = Process::start("nginx", core, &mut command, &dir.join("nginx.log"))
+    let mut process = Process::start("nginx", Some(core), &mut command, &dir.join("nginx.log"))
         .context("nginx is needed as the yardstick; on Debian: apt-get install nginx-light")?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     process.wait_listening(address, START)?;
@@ -71,7 +72,7 @@ pub fn floor(binary: &Path, dir: &Path, core: usize, answer: &[u8]) -> anyhow::R
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut command = Command::new(binary);
     command.arg("--listen").arg(address.to_string()).arg("--answer-file").arg(&file);
-    let mut process = Process::start("floor", core, &mut command, &dir.join("floor.log"))?;
+    let mut process = Process::start("floor", Some(core), &mut command, &dir.join("floor.log"))?;
     process.wait_listening(address, START)?;
     Ok(Server { process, address, ops: None })
 }
@@ -89,6 +90,19 @@ impl Shunt {
     /// # Errors
     /// It does not come up.
     pub fn serve(&self, data: &Path, core: usize, settings: &[&str]) -> anyhow::Result<Server> {
+        self.serve_on(data, Some(core), settings)
+    }
+
+    /// `shunt serve` with one thread for redirects, on a core or on any.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn serve_on<S: AsRef<str>>(
+        &self,
+        data: &Path,
+        core: Option<usize>,
+        settings: &[S],
+    ) -> anyhow::Result<Server> {
         let mut server = self.spawn(data, core, settings)?;
         server.process.wait_listening(server.address, START)?;
         Ok(server)
@@ -98,18 +112,20 @@ impl Shunt {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn spawn(&self, data: &Path, core: usize, settings: &[&str]) -> anyhow::Result<Server> {
+    pub fn spawn<S: AsRef<str>>(
+        &self,
+        data: &Path,
+        core: Option<usize>,
+        settings: &[S],
+    ) -> anyhow::Result<Server> {
         std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let ops = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let mut command = self.command(data);
+        let mut command = self.command(data, settings);
         command
             .arg("serve")
             .args(["--cores", "1", "--listen", &address.to_string()])
             .args(["--ops-listen", &ops.to_string()]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
         let log = data.join("serve.log");
         let process = Process::start("shunt serve", core, &mut command, &log)?;
         Ok(Server { process, address, ops: Some(ops) })
@@ -120,31 +136,69 @@ impl Shunt {
     /// # Errors
     /// The import fails.
     pub fn import(&self, data: &Path, csv: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
-        self.output(data, &["links", "import", &csv.display().to_string()]).map(|_| ())
+        self.import_into(data, &[], csv)
+    }
+
+    /// The same with settings, for another store than that of the directory.
+    ///
+    /// # Errors
+    /// The import fails.
+    pub fn import_into(&self, data: &Path, settings: &[String], csv: &Path) -> anyhow::Result<()> {
+        let csv = csv.display().to_string();
+        self.output(data, settings, &["links", "import", &csv]).map(|_| ())
+    }
+
+    /// The same on a core.
+    ///
+    /// # Errors
+    /// The import fails.
+    pub fn import_on(
+        &self,
+        core: usize,
+        data: &Path,
+        settings: &[String],
+        csv: &Path,
+    ) -> anyhow::Result<()> {
+        machine::on_core(Some(core), || self.import_into(data, settings, csv))
+    }
+
+    /// `shunt migrate`.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn migrate(&self, data: &Path, settings: &[String]) -> anyhow::Result<()> {
+        self.output(data, settings, &["migrate"]).map(|_| ())
     }
 
     /// `shunt apikeys add`: an admin key for a directory no server runs on.
     ///
     /// # Errors
     /// The command fails or prints no key.
-    pub fn api_key(&self, data: &Path) -> anyhow::Result<String> {
-        let out = self.output(data, &["apikeys", "add", "bench", "--scope", "admin", "--json"])?;
+    pub fn api_key(&self, data: &Path, settings: &[String]) -> anyhow::Result<String> {
+        let out = self.output(
+            data,
+            settings,
+            &["apikeys", "add", "bench", "--scope", "admin", "--json"],
+        )?;
         let value: serde_json::Value =
             serde_json::from_str(out.trim()).context("read the new key's JSON")?;
         let secret = value.get("secret").and_then(serde_json::Value::as_str);
         secret.map(str::to_owned).context("the new key's JSON has no \"secret\"")
     }
 
-    fn command(&self, data: &Path) -> Command {
+    fn command<S: AsRef<str>>(&self, data: &Path, settings: &[S]) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg("--data-dir").arg(data).stdin(Stdio::null());
+        for setting in settings {
+            command.args(["--set", setting.as_ref()]);
+        }
         command
     }
 
-    fn output(&self, data: &Path, words: &[&str]) -> anyhow::Result<String> {
+    fn output(&self, data: &Path, settings: &[String], words: &[&str]) -> anyhow::Result<String> {
+        std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
         let output = self
-            .command(data)
+            .command(data, settings)
             .args(words)
             .output()
             .with_context(|| format!("run {}", self.binary.display()))?;

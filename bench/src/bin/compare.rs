@@ -13,7 +13,10 @@ use shunt_bench::dataset::Cache;
 use shunt_bench::load::Generator;
 use shunt_bench::machine::{Pinning, raise_descriptors};
 use shunt_bench::results::{Outcome, Run, keep};
-use shunt_bench::scenario::{Bench, cold, creates, hot, idle, import, memory, overload, search};
+use shunt_bench::scenario::{
+    Bench, citus, cold, connected, creates, hot, idle, import, l2, memory, overload, pg_creates,
+    search, store_reads,
+};
 use shunt_bench::servers::Shunt;
 
 /// Measures shunt and writes what it finds into bench/RESULTS.md.
@@ -40,6 +43,9 @@ struct Args {
     /// The shunt whose `bench` makes the load; the default is the one to measure.
     #[arg(long)]
     generator: Option<PathBuf>,
+    /// Where Citus is, for its scenario: `local` starts three nodes, where it is installed.
+    #[arg(long, env = "SHUNT_TEST_CITUS_URL", hide_env_values = true)]
+    citus: Option<String>,
     /// Where datasets and reports are kept.
     #[arg(long, default_value = "target")]
     target_dir: PathBuf,
@@ -66,6 +72,16 @@ enum Scenario {
     Search,
     /// Three times the capacity
     Overload,
+    /// L1 hits with Redis and PostgreSQL connected, against the embedded default
+    Connected,
+    /// Redirects that the Redis Cluster answers
+    L2,
+    /// Redirects that PostgreSQL answers, against pgbench
+    StoreReads,
+    /// Durable creates and imports on PostgreSQL, against pgbench and psql
+    PgCreates,
+    /// Citus against plain PostgreSQL; with --citus local only
+    Citus,
     /// All of them
     All,
 }
@@ -73,7 +89,7 @@ enum Scenario {
 type Measure = fn(&Bench) -> anyhow::Result<Outcome>;
 
 /// Every scenario with its name on the command line.
-const EACH: [(Scenario, &str, Measure); 8] = [
+const EACH: [(Scenario, &str, Measure); 13] = [
     (Scenario::Hot, "hot", hot::run),
     (Scenario::L1Memory, "l1-memory", memory::run),
     (Scenario::Cold, "cold", cold::run),
@@ -82,6 +98,11 @@ const EACH: [(Scenario, &str, Measure); 8] = [
     (Scenario::Idle, "idle", idle::run),
     (Scenario::Search, "search", search::run),
     (Scenario::Overload, "overload", overload::run),
+    (Scenario::Connected, "connected", connected::run),
+    (Scenario::L2, "l2", l2::run),
+    (Scenario::StoreReads, "store-reads", store_reads::run),
+    (Scenario::PgCreates, "pg-creates", pg_creates::run),
+    (Scenario::Citus, "citus", citus::run),
 ];
 
 fn main() -> ExitCode {
@@ -119,7 +140,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         cache: Cache::new(&target.join("bench-data"))?,
         generator: Generator {
             binary: args.generator.clone().unwrap_or_else(|| shunt.clone()),
-            core: pinning.load,
+            core: Some(pinning.load),
             scratch: scratch.clone(),
         },
         shunt: Shunt { binary: shunt },
@@ -129,6 +150,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         round: Duration::from_secs(args.seconds),
         many: args.links.unwrap_or(if args.full { 10_000_000 } else { 1_000_000 }),
         million: 1_000_000,
+        bulk: if args.full { 1_000_000 } else { 100_000 },
+        alone: Cell::new(true),
         foreign: Cell::new(0.0),
     };
     let mut all_hold = true;
@@ -138,7 +161,12 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         }
         eprintln!("== {name}");
         let run = Run::new(command_line(args, name));
+        if scenario == Scenario::Citus && !citus::wanted(args.citus.as_deref())? {
+            eprintln!("not measured: it takes --citus local and the extension");
+            continue;
+        }
         bench.foreign.set(0.0);
+        bench.alone.set(true);
         let mut outcome = measure(&bench).with_context(|| format!("measure {name}"))?;
         if bench.foreign.get() > 0.0 {
             let foreign = format!("{:.0} %", 100.0 * bench.foreign.get());
@@ -154,6 +182,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
 /// The command that repeats one scenario.
 fn command_line(args: &Args, name: &str) -> String {
     let mut command = format!("cargo run --release -p shunt-bench --bin compare -- {name}");
+    if name == "citus" {
+        command.push_str(" --citus local");
+    }
     if args.full {
         command.push_str(" --full");
     }

@@ -66,7 +66,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut starts = Vec::new();
     // The first start may replay a log or create files; it warms the file cache as well.
     for round in 0..=bench.rounds {
-        let server = bench.shunt.spawn(&data, bench.pinning.server, &[])?;
+        let server = bench.shunt.spawn::<&str>(&data, Some(bench.pinning.server), &[])?;
         let time = first_redirect(&server, &format!("/{}", dataset::code(bench.many / 2)))?;
         server.process.stop(STOP)?;
         eprintln!("start {round}: {:.0} ms", time.as_secs_f64() * 1e3);

@@ -1,21 +1,27 @@
 //! The scenarios, one module per figure of the issue, and what they share.
 
+pub mod citus;
 pub mod cold;
+pub mod connected;
 pub mod creates;
 pub mod hot;
 pub mod idle;
 pub mod import;
+pub mod l2;
 pub mod memory;
 pub mod overload;
+pub mod pg_creates;
 pub mod search;
+pub mod store_reads;
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::backing::Database;
 use crate::dataset::Cache;
 use crate::load::{Generator, Load, Report};
 use crate::machine::{self, Pinning};
@@ -45,6 +51,11 @@ pub struct Bench {
     pub many: u64,
     /// Links of the L1 scenario and rows of the import.
     pub million: u64,
+    /// Rows of the import into PostgreSQL.
+    pub bulk: u64,
+    /// Whether the server under test should have its core for itself, so that a round in which it
+    /// had not is void. Turned off by scenarios whose other servers need a place.
+    pub alone: Cell<bool>,
     /// The largest share of the server's core that others took in a measured round.
     pub foreign: Cell<f64>,
 }
@@ -153,11 +164,39 @@ impl Bench {
     /// # Errors
     /// One answer is wrong.
     pub fn warm(&self, server: &Server, links: u64) -> anyhow::Result<()> {
-        let load = Load::closed(CONNECTIONS).keys(&self.cache.keys(links)?).flag("--once");
+        self.warm_with(server, &self.cache.keys(links)?, links)
+    }
+
+    /// The same with a file of keys.
+    ///
+    /// # Errors
+    /// One answer is wrong.
+    pub fn warm_with(&self, server: &Server, keys: &Path, links: u64) -> anyhow::Result<()> {
+        let load = Load::closed(CONNECTIONS).keys(keys).flag("--once");
         let report = self.generator.run(server.address, &load)?;
         right(&report)?;
         ensure!(report.good == links, "{} of {links} links answered", report.good);
         Ok(())
+    }
+
+    /// A data directory of this run and the settings for a store in `database`, migrated, with
+    /// the links of a CSV file taken in.
+    ///
+    /// # Errors
+    /// shunt refuses, or the rows are not all there.
+    pub fn stored(
+        &self,
+        database: &Database,
+        csv: &Path,
+        links: u64,
+    ) -> anyhow::Result<(PathBuf, Vec<String>)> {
+        let (data, settings) = (self.fresh("node")?, database.settings());
+        self.shunt.migrate(&data, &settings)?;
+        self.shunt.import_into(&data, &settings, csv)?;
+        let found = database.sql("SELECT count(*) FROM links")?;
+        ensure!(found == links.to_string(), "the import left {found} links of {links}");
+        database.settle()?;
+        Ok((data, settings))
     }
 
     /// One round of several servers, a turn each and again: rates are means of the turns, CPU is
@@ -199,7 +238,7 @@ impl Bench {
             let (report, used, foreign) = self.load(server, load)?;
             right(&report)?;
             let starved = open && report.generator_busy > MAX_BUSY;
-            if attempt < 3 && (starved || foreign > MAX_FOREIGN) {
+            if attempt < 3 && (starved || (self.alone.get() && foreign > MAX_FOREIGN)) {
                 eprintln!(
                     "void, again: the generator used {:.0} % of its core, others took {:.0} % of the server's",
                     100.0 * report.generator_busy,
@@ -209,7 +248,9 @@ impl Bench {
                 continue;
             }
             ensure!(!starved, "the generator had no time left in three runs; is the machine busy?");
-            self.foreign.set(self.foreign.get().max(foreign));
+            if self.alone.get() {
+                self.foreign.set(self.foreign.get().max(foreign));
+            }
             return Ok(Figures {
                 answered: report.all_answered,
                 per_second: report.per_second,
@@ -237,6 +278,32 @@ impl Bench {
         let foreign = busy.saturating_sub(used).as_secs_f64() / took.as_secs_f64();
         Ok((report, used, foreign))
     }
+}
+
+/// The smallest L1 there can be, as a setting: under one in a hundred of the links used here.
+pub const NO_L1: &str = "cache.l1_bytes=64KiB";
+/// Clicks go to the spool, as ever, and stay there: folding them is another figure.
+pub const NO_WORKER: [&str; 2] = ["clicks.worker=false", "clicks.spool_bytes=16GiB"];
+
+/// Settings put together.
+fn settings<S: AsRef<str>>(parts: &[&[S]]) -> Vec<String> {
+    parts.iter().flat_map(|part| part.iter().map(|one| one.as_ref().to_owned())).collect()
+}
+
+/// The metrics of a server's redirects: those answered by L1, and all.
+fn redirects(server: &Server) -> anyhow::Result<(f64, f64)> {
+    let of = |labels| server.metric("shunt_links_answered_total", labels);
+    Ok((of("answer=\"redirect_l1\"")?.unwrap_or(0.0), of("answer=\"redirect")?.unwrap_or(0.0)))
+}
+
+/// Waits until a metric of a server is `goal` or more.
+fn reaches(server: &Server, name: &str, goal: f64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while server.metric(name, "")?.unwrap_or_default() < goal {
+        ensure!(Instant::now() < deadline, "{name} stays below {goal}");
+        crate::process::pause(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Checks that every answer was right.

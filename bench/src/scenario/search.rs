@@ -36,7 +36,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     );
     let data = bench.seeded(links)?;
     super::cache_file(&data)?;
-    let key = bench.shunt.api_key(&data)?;
+    let key = bench.shunt.api_key(&data, &[])?;
     let server = bench.shunt.serve(&data, bench.pinning.server, &[])?;
     let mut client = Client::connect(server.address)?;
     client.headers = format!("Authorization: Bearer {key}\r\n");

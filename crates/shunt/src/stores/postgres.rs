@@ -163,6 +163,16 @@ pub(super) fn samples(store: &PostgresStore) -> Vec<Sample> {
         ),
         Sample::counter("shunt_store_reads", "Reads done", get(&stats.reads)),
         Sample::counter(
+            "shunt_store_read_statements",
+            "Statements that reads of links were gathered into",
+            stats.reads_per_statement.count(),
+        ),
+        Sample::counter(
+            "shunt_store_create_statements",
+            "Statements that single creates were gathered into",
+            stats.creates_per_statement.count(),
+        ),
+        Sample::counter(
             "shunt_store_reads_failed",
             "Reads that failed or came too late",
             get(&stats.failed_reads),
