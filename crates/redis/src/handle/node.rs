@@ -1,4 +1,8 @@
 //! One Redis server: its connection, who keeps it, and whether it is worth asking.
+//!
+//! What callers ask for in one turn of their thread goes to the driver as one message: the driver
+//! has a thread of its own, and waking it up costs more than a command. Nobody waits for others to
+//! come.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,11 +10,11 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
     RedisConnectionInfo, ServerErrorKind, TlsCertificates, Value, cmd,
 };
 use shunt_domain::Deadline;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{timeout, timeout_at};
 
 use super::RedisError;
@@ -100,10 +104,88 @@ impl Connector {
     }
 }
 
+/// A command that goes out with the next message.
+struct Waiting {
+    command: Cmd,
+    reply: oneshot::Sender<Result<Value, RedisError>>,
+}
+
+/// Sends what waits. Dropped before that, with a runtime that ends, it lets the callers go, so that
+/// those who come later start anew.
+struct Departure(Option<Arc<Node>>);
+
+impl Departure {
+    /// Sends all that waits now, as one message, and hands out the answers.
+    async fn depart(mut self) {
+        let Some(node) = self.0.take() else { return };
+        let mut waiting = std::mem::take(&mut *lock(&node.waiting));
+        waiting.retain(|waiting| !waiting.reply.is_closed());
+        if waiting.is_empty() {
+            return;
+        }
+        let connection = lock(&node.connection).clone();
+        let Some(mut connection) = connection else {
+            return waiting.into_iter().for_each(|waiting| waiting.answer(Err(node.error())));
+        };
+        let mut message = Pipeline::with_capacity(waiting.len());
+        for Waiting { command, .. } in &mut waiting {
+            message.add_command(std::mem::take(command));
+        }
+        let count = waiting.len();
+        let gone = async {
+            for waiting in &mut waiting {
+                waiting.reply.closed().await;
+            }
+        };
+        let answers = tokio::select! {
+            biased;
+            answers = connection.send_packed_commands(&message, 0, count) => answers,
+            // Deadlines are the callers' own. A server that hangs must not keep this, and with it
+            // the connection, for longer than somebody waits.
+            () = gone => return,
+        };
+        match answers {
+            Ok(answers) => {
+                for (waiting, answer) in waiting.into_iter().zip(answers) {
+                    waiting.answer(checked(answer));
+                }
+            }
+            Err(error) => {
+                let error = RedisError::from(error);
+                waiting.into_iter().for_each(|waiting| waiting.answer(Err(error.clone())));
+            }
+        }
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        if let Some(node) = &self.0 {
+            lock(&node.waiting).clear();
+        }
+    }
+}
+
+impl Waiting {
+    fn answer(self, answer: Result<Value, RedisError>) {
+        // The caller may have gone.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// The server's errors as errors.
+fn checked(answer: Value) -> Result<Value, RedisError> {
+    match answer {
+        Value::ServerError(error) => Err(redis::RedisError::from(error).into()),
+        value => Ok(value),
+    }
+}
+
 /// See the module.
 pub(super) struct Node {
     pub(super) address: Address,
     connection: Mutex<Option<MultiplexedConnection>>,
+    waiting: Mutex<Vec<Waiting>>,
     breaker: Breaker,
     places: Semaphore,
     /// Wakes the keeper before its time.
@@ -118,6 +200,7 @@ impl Node {
         Self {
             address,
             connection: Mutex::new(None),
+            waiting: Mutex::default(),
             breaker: Breaker::new(),
             places: Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS)),
             trouble: Notify::new(),
@@ -143,37 +226,25 @@ impl Node {
     /// # Errors
     /// [`RedisError`].
     pub(super) async fn call(
-        &self,
+        self: &Arc<Self>,
         command: &Cmd,
         asking: bool,
         deadline: Deadline,
     ) -> Result<Value, RedisError> {
-        let sent = if self.breaker.is_open() { None } else { lock(&self.connection).clone() };
-        let (Some(mut connection), Ok(_place)) = (sent, self.places.try_acquire()) else {
+        let connected = !self.breaker.is_open() && lock(&self.connection).is_some();
+        let (true, Ok(_place)) = (connected, self.places.try_acquire()) else {
             Stats::add(&self.stats.refused);
             return Err(if self.is_up() { RedisError::Busy } else { self.error() });
         };
         Stats::add(&self.stats.calls);
         let begun = Instant::now();
         let answer = async {
-            if asking {
-                // Sent right behind each other: the flag lasts for one command.
-                let flag = cmd("ASKING");
-                let mut again = connection.clone();
-                let (_, answer) = tokio::join!(
-                    biased;
-                    again.send_packed_command(&flag),
-                    connection.send_packed_command(command),
-                );
-                return answer;
-            }
-            connection.send_packed_command(command).await
+            if asking { self.send_asking(command).await } else { self.send(command).await }
         };
         let answer = timeout_at(deadline.instant().into(), answer).await;
         let time = begun.elapsed();
         self.stats.took(time);
         let error = match answer {
-            Ok(Ok(Value::ServerError(error))) => redis::RedisError::from(error),
             Ok(Ok(value)) => {
                 self.breaker.good();
                 return Ok(value);
@@ -188,7 +259,6 @@ impl Node {
                 return Err(RedisError::Timeout);
             }
         };
-        let error = RedisError::from(error);
         if matches!(error, RedisError::Lost(_)) {
             Stats::add(&self.stats.errors);
             self.forget();
@@ -200,6 +270,36 @@ impl Node {
             }
         }
         Err(error)
+    }
+
+    /// Sends a command with whatever else is asked for in this turn.
+    async fn send(self: &Arc<Self>, command: &Cmd) -> Result<Value, RedisError> {
+        let (reply, answer) = oneshot::channel();
+        let first = {
+            let mut waiting = lock(&self.waiting);
+            waiting.push(Waiting { command: command.clone(), reply });
+            waiting.len() == 1
+        };
+        if first {
+            // It runs when those had their turn who are ready now.
+            tokio::spawn(Departure(Some(Arc::clone(self))).depart());
+        }
+        answer.await.unwrap_or_else(|_| Err(RedisError::Lost("the sender has ended".into())))
+    }
+
+    /// Sends a command for a slot that is just moving here.
+    async fn send_asking(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let connection = lock(&self.connection).clone();
+        let Some(mut connection) = connection else { return Err(self.error()) };
+        let flag = cmd("ASKING");
+        let mut again = connection.clone();
+        // Sent right behind each other: the flag lasts for one command.
+        let (_, answer) = tokio::join!(
+            biased;
+            again.send_packed_command(&flag),
+            connection.send_packed_command(command),
+        );
+        checked(answer?)
     }
 
     /// The connection is of no use.
