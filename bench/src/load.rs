@@ -101,8 +101,14 @@ impl Load {
     /// `rate` requests a second on `connections`. The load core is the generator's own, so it
     /// does not sleep: on a virtual machine the wake-ups alone cost more than an answer.
     pub fn open(rate: f64, connections: usize) -> Self {
+        Self::open_sleeping(rate, connections).flag("--spin")
+    }
+
+    /// The same for servers that are several processes and need what the load leaves of its core:
+    /// the generator sleeps between requests.
+    pub fn open_sleeping(rate: f64, connections: usize) -> Self {
         let load = Self { words: Vec::new() }.with("--rate", rate);
-        load.with("--connections", connections).flag("--spin")
+        load.with("--connections", connections)
     }
 
     /// An option and its value.

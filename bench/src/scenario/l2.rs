@@ -23,7 +23,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
          it can be, PostgreSQL behind it; keys uniform over all of them, every Location checked, 64 \
          connections. Peak rate and CPU in a closed loop, p99 in an open loop at half of that rate, \
          in turns with a bare loop that answers everybody the same. shunt on one core, the load on \
-         another, Redis wherever there is room; every click on disk, worker paused. CPU in shunt \
+         another, sleeping between requests, Redis wherever there is room; every click on disk, worker paused. CPU in shunt \
          is that of the whole process, the connections to Redis included.",
     );
     let nginx = hot::nginx_hot(bench)?;
@@ -62,7 +62,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             bench.pinning.server,
             &answer,
         )?;
-        let open = Load::open(measured.per_second / 2.0, CONNECTIONS);
+        let open = Load::open_sleeping(measured.per_second / 2.0, CONNECTIONS);
         let unchecked = open.clone().with("--keys", keys.display().to_string());
         let contenders = [(&server, open.keys(&keys)), (&bare, unchecked)];
         let paced = bench.in_turns(&contenders, true, |_, _| Ok(()))?;
