@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shunt_cluster::{Postgres, until};
+use shunt_cluster::{Postgres, Relay, until};
 use shunt_domain::ports::{
     CreateOnce, CreateRefusal, IdempotencyState, IdempotencyStore, LinkQuery, LinkReader,
     LinkWriter, ListQuery, RangeLeases,
@@ -276,6 +276,34 @@ fn commits_that_hang_are_unknown_and_few_and_come_to_their_end() {
     // Reads go on.
     assert!(matches!(try_get(&store, "before", soon()), Ok(Some(_))));
     release_commits(&servers);
+    wait_for_health(&store, "after");
+    assert_truth(&store, &told);
+}
+
+/// The server is there, but the connections go nowhere and nobody says so: writes on them are never
+/// answered, and keep nobody else from writing.
+#[test]
+fn writes_on_half_open_connections_are_let_go() {
+    let mut servers = Servers::start(Postgres::setup().fast(), false);
+    let database = servers.database();
+    let relay = Relay::start(servers.postgres.socket()).unwrap();
+    let hosts = vec![(relay.socket().ip().to_string(), relay.socket().port())];
+    let options = PostgresOptions { hosts, ..servers.options(&database) };
+    let most = options.max_overdue;
+    let store = PostgresStore::open(options).unwrap();
+    let mut told = Vec::new();
+    for at in 0..most {
+        let code = format!("before{at}");
+        told.push((code.clone(), try_create(&store, &code, soon())));
+        assert!(relay.strand(|_| true) > 0);
+        let code = format!("silent{at}");
+        told.push((code.clone(), try_create(&store, &code, within(300))));
+    }
+    let unknown = told.iter().filter(|(_, o)| matches!(o, Outcome::Unknown(_))).count();
+    assert_eq!((unknown, store.overdue()), (most, most as u64), "{told:?}");
+    assert!(relay.swallowed() > 0);
+    let refused = try_create(&store, "fast", soon());
+    assert!(matches!(refused, Outcome::Refused(CreateRefusal::Store(_))), "{refused:?}");
     wait_for_health(&store, "after");
     assert_truth(&store, &told);
 }

@@ -179,7 +179,7 @@ pub(super) fn samples(store: &PostgresStore) -> Vec<Sample> {
         ),
         Sample::counter(
             "shunt_store_connections_stalled",
-            "Shared connections replaced because nothing was answered on them",
+            "Connections replaced because nothing was answered on them",
             get(&stats.stalled),
         ),
     ];

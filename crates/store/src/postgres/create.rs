@@ -20,8 +20,9 @@ use super::database::{ATTEMPTS, wait};
 use super::error::{Failure, Fault, bad_value};
 use super::feed;
 use super::gather::Flight as Gathered;
+use super::overdue::{Flight, Pilot};
 use super::place::{Kind, Placed, Places};
-use super::pool::{Flight, Lease, Pilot, Pool};
+use super::pool::{Lease, Pool};
 use super::row::{self, Record};
 use super::session::{Param, Session, Ticket, Warned};
 use super::statements;
@@ -375,7 +376,8 @@ impl Creator {
         flight: &Gathered<PendingCreate>,
     ) {
         let begun = Instant::now();
-        let pilot = Pilot(Flight::new(&self.pool));
+        let pilot = Pilot(Flight::new(self.pool.overdue()));
+        pilot.0.takes(&lease.connected);
         for create in &creates {
             create.ticket.board(&pilot.0);
         }

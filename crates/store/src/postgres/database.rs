@@ -18,7 +18,8 @@ use tokio::time::timeout_at;
 use super::connect::{Connector, Guide};
 use super::error::{Failure, PostgresError};
 use super::options::PostgresOptions;
-use super::pool::{Flight, Pilot, Pool, lock, shutting_down};
+use super::overdue::{Flight, Pilot};
+use super::pool::{Pool, lock, shutting_down};
 use super::readers::Readers;
 use super::session::{Session, Ticket};
 use super::stats::{PostgresStats, count};
@@ -75,6 +76,8 @@ impl Database {
         let readers = Readers::start(&handle, &connector, &stats, &options);
         let writers = Arc::new(Pool::new(Arc::clone(&connector), options.writers, &options));
         let scanners = Arc::new(Pool::new(Arc::clone(&connector), options.scanners, &options));
+        let watch = Arc::clone(writers.overdue());
+        handle.spawn(watch.watch(Arc::clone(&connector), Arc::clone(&stats)));
         Ok(Self {
             runtime: Mutex::new(Some(runtime)),
             handle,
@@ -139,7 +142,7 @@ impl Database {
         if deadline.passed(Instant::now()) {
             return Some(late());
         }
-        let overdue = self.writers.overdue();
+        let overdue = self.writers.overdue().count();
         if overdue >= self.options.max_overdue.clamp(1, self.options.writers.max(1)) as u64 {
             count(&self.stats.failed_fast);
             let text = format!("{overdue} writes are past their deadline and not answered");
@@ -275,7 +278,7 @@ struct Work<A, T> {
 
 impl<A: Send + Sync, T: Send> Work<A, T> {
     async fn run(self, mut reply: oneshot::Sender<Outcome<T, StoreError>>) {
-        let pilot = Pilot(Flight::new(&self.pool));
+        let pilot = Pilot(Flight::new(self.pool.overdue()));
         for attempt in 1.. {
             let lease = tokio::select! {
                 () = reply.closed() => return,
@@ -288,6 +291,7 @@ impl<A: Send + Sync, T: Send> Work<A, T> {
                     return;
                 }
             };
+            pilot.0.takes(&lease.connected);
             self.ticket.board(&pilot.0);
             let begun = Instant::now();
             let ticket = Some(Arc::clone(&self.ticket));

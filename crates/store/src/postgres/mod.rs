@@ -24,6 +24,7 @@ mod list;
 mod meta;
 mod migrate;
 mod options;
+mod overdue;
 mod place;
 mod pool;
 mod readers;

@@ -1,16 +1,13 @@
 //! Connections of which each has one transaction under way at a time.
 //!
 //! Not a pool off the shelf, because three things must be known of a connection: the warnings that
-//! came with an answer, that a write whose caller has gone is still under way on it (it keeps its
-//! place until the server answers or the connection dies, so that a server whose commits hang does
-//! not collect more of them), and how many such writes there are (then new ones are refused at
-//! once).
+//! came with an answer, that a write whose caller has gone is still under way on it, and how many
+//! such writes there are (then new ones are refused at once; see `overdue.rs`).
 //!
 //! Every wait is bounded: for a place by the caller's deadline, for a new connection by
 //! `connect_timeout` and, by those who wait for it, by `fail_fast_after`; for a sign of life from
 //! an idle one by `recycle_timeout`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +18,7 @@ use tokio::time::timeout;
 use super::connect::{Connected, Connector};
 use super::error::Fault;
 use super::options::PostgresOptions;
+use super::overdue::Overdue;
 
 /// Pauses between two attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -123,7 +121,7 @@ pub(super) struct Pool {
     /// Changes whenever a connection was made or an attempt failed.
     news: watch::Sender<u64>,
     health: Health,
-    overdue: AtomicU64,
+    overdue: Arc<Overdue>,
     recycle_after: Duration,
     recycle_timeout: Duration,
     fail_fast_after: Duration,
@@ -140,7 +138,7 @@ impl Pool {
             idle: Mutex::default(),
             news: watch::Sender::new(0),
             health: Health::default(),
-            overdue: AtomicU64::new(0),
+            overdue: Arc::default(),
             recycle_after: options.recycle_after,
             recycle_timeout: options.recycle_timeout,
             fail_fast_after: options.fail_fast_after,
@@ -148,8 +146,8 @@ impl Pool {
     }
 
     /// Transactions whose callers have gone and that are still under way.
-    pub(super) fn overdue(&self) -> u64 {
-        self.overdue.load(Ordering::Relaxed)
+    pub(super) const fn overdue(&self) -> &Arc<Overdue> {
+        &self.overdue
     }
 
     /// A connection for one transaction. Waits for a place, and for the connection, as long as the
@@ -296,53 +294,5 @@ impl Lease {
     /// Ends the connection: what it leads to is of no use, or its state is not known.
     pub(super) fn cut(self) {
         self.connected.cut();
-    }
-}
-
-/// One use of a connection, as the caller who waits for it sees it: whether it is still under way.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pool: Arc<Pool>,
-    state: Mutex<FlightState>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum FlightState {
-    InTime,
-    Overdue,
-    Landed,
-}
-
-impl Flight {
-    pub(super) fn new(pool: &Arc<Pool>) -> Arc<Self> {
-        Arc::new(Self { pool: Arc::clone(pool), state: Mutex::new(FlightState::InTime) })
-    }
-
-    /// Its caller waits no longer.
-    pub(super) fn overdue(&self) {
-        let mut state = lock(&self.state);
-        if *state == FlightState::InTime {
-            *state = FlightState::Overdue;
-            self.pool.overdue.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The server has answered, or the connection is gone.
-    fn landed(&self) {
-        let mut state = lock(&self.state);
-        if *state == FlightState::Overdue {
-            self.pool.overdue.fetch_sub(1, Ordering::Relaxed);
-        }
-        *state = FlightState::Landed;
-    }
-}
-
-/// Lands a flight when whoever flies it is done, or is dropped.
-#[derive(Debug)]
-pub(super) struct Pilot(pub(super) Arc<Flight>);
-
-impl Drop for Pilot {
-    fn drop(&mut self) {
-        self.0.landed();
     }
 }

@@ -19,9 +19,14 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::error::{Failure, Fault};
-use super::pool::{Flight, Lease};
+use super::overdue::Flight;
+use super::pool::Lease;
 use super::statements::Statement;
 use super::stats::{PostgresStats, count};
+
+/// Opens a transaction that the server ends by itself, with its locks, when it hears nothing more of
+/// us for longer than any caller waits: the connection may be gone without the server's knowledge.
+const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// A parameter of a statement.
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -205,7 +210,7 @@ impl Session {
         let client = &self.lease.connected.client;
         // Both are sent before an answer is waited for, in this order.
         let (begun, first) =
-            tokio::join!(client.batch_execute("BEGIN"), self.try_read(statement, params));
+            tokio::join!(client.batch_execute(BEGIN), self.try_read(statement, params));
         self.hear(begun).map_err(|fault| Failure::harmless(&fault))?;
         first.map_err(|fault| Failure::harmless(&fault))
     }
@@ -213,7 +218,7 @@ impl Session {
     /// Opens a transaction whose first statement is not ready yet.
     pub(super) async fn open(&self) -> Result<(), Failure> {
         self.open.store(true, Ordering::Relaxed);
-        let begun = self.lease.connected.client.batch_execute("BEGIN").await;
+        let begun = self.lease.connected.client.batch_execute(BEGIN).await;
         self.hear(begun).map_err(|fault| Failure::harmless(&fault))
     }
 

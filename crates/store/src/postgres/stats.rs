@@ -28,7 +28,8 @@ pub struct PostgresStats {
     pub reads: AtomicU64,
     /// Reads that failed or came too late.
     pub failed_reads: AtomicU64,
-    /// Shared connections that were replaced because nothing was answered on them.
+    /// Connections that were replaced because nothing was answered on them: shared ones, and those
+    /// of overdue writes that the server knows nothing of.
     pub stalled: AtomicU64,
     /// Point reads per statement.
     pub reads_per_statement: Log2Histogram,

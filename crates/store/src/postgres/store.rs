@@ -147,7 +147,7 @@ impl PostgresStore {
 
     /// Writes past their deadline and still under way, now.
     pub fn overdue(&self) -> u64 {
-        self.inner.database.writers.overdue()
+        self.inner.database.writers.overdue().count()
     }
 
     pub(super) fn database(&self) -> &Database {

@@ -25,4 +25,10 @@ statements! {
                   * 1000)::bigint,
              EXISTS (SELECT FROM pg_stat_wal_receiver
                      WHERE coalesce(status, 'streaming') = 'streaming')";
+    /// Whether it has been at work on something of this user's for four seconds.
+    AT_WORK: Local [] =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+             WHERE datname = current_database() AND usename = current_user
+               AND pid <> pg_backend_pid() AND state = 'active'
+               AND query_start < now() - interval '4 seconds')";
 }
