@@ -6,16 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shunt_cluster::{Connection, Request, Response, Shunt, until};
-pub(crate) use shunt_tests::switch::full;
 use shunt_tests::switch::switch;
+pub(crate) use shunt_tests::switch::{count, figure, full};
 
 /// The bound of a wait whose condition is expected at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// A count that full runs take whole and others divided by 20.
-pub(crate) fn count(whole: usize) -> usize {
-    if full() { whole } else { whole.div_ceil(20) }
-}
 
 /// A program that `./test` installs under its tools directory.
 pub(crate) fn tool(path: &str) -> PathBuf {
@@ -24,15 +19,6 @@ pub(crate) fn tool(path: &str) -> PathBuf {
     let program = tools.join(path);
     assert!(program.is_file(), "{} is missing: `./test tools` installs it", program.display());
     program
-}
-
-/// Prints a figure, and keeps it for docs/full-run.md when the run is a full one.
-pub(crate) fn figure(name: &str, text: &str) {
-    println!("{name}: {text}");
-    if let Some(directory) = switch("SHUNT_TEST_FIGURES") {
-        let file = PathBuf::from(directory).join(name.replace(' ', "-"));
-        std::fs::write(file, format!("- {name}: {text}\n")).unwrap();
-    }
 }
 
 /// The setup link that a fresh server prints.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use shunt_cluster::{Redis, RedisCluster, until};
 use shunt_domain::Deadline;
 use shunt_redis::{Handle, RedisOptions};
+pub(crate) use shunt_tests::switch::count;
 
 /// The bound of a wait whose condition is expected at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -13,11 +14,6 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A deadline that only a bug reaches.
 pub(crate) fn soon() -> Deadline {
     Deadline::after(Instant::now(), SOON)
-}
-
-/// A count that full runs take whole and others divided by 20.
-pub(crate) fn count(whole: usize) -> usize {
-    if shunt_tests::switch::full() { whole } else { whole.div_ceil(20) }
 }
 
 /// A handle on this URL, connected to every master. A node that gives no sign of life for so long
