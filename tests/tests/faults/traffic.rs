@@ -35,7 +35,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 /// Below this nobody says that redirects have become slower: other things run on the machine, less
 /// of them in a full run.
 const UNNOTICED: Duration = Duration::from_millis(500);
-const UNNOTICED_FULL: Duration = Duration::from_millis(50);
+const UNNOTICED_FULL: Duration = Duration::from_millis(100);
 
 /// The bound of a fault: a busy machine needs its time for so many look-ups.
 const FAULT: Duration = Duration::from_secs(90);
