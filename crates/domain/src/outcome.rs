@@ -81,6 +81,10 @@ pub enum StoreError {
     /// The data is damaged: run `shunt doctor` (503).
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// Another database judges this key now: its part of the ring was moved there. A store of
+    /// several databases asks that one; nobody else sees this.
+    #[error("the key has moved to another database of the store")]
+    Moved,
     /// This store has no such port (501).
     #[error("this store does not support {0}")]
     Unsupported(&'static str),

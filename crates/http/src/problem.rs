@@ -183,6 +183,10 @@ impl From<StoreError> for Problem {
                 unavailable("unavailable", "the store gave no answer; nothing was done, try again")
                     .retry_after("1")
             }
+            StoreError::Moved => {
+                unavailable("unavailable", "the link is being moved; nothing was done, try again")
+                    .retry_after("1")
+            }
             StoreError::DiskFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",

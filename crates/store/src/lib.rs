@@ -12,6 +12,8 @@ pub mod postgres;
 #[cfg(feature = "postgres")]
 pub mod replicated;
 mod rules;
+#[cfg(feature = "postgres")]
+pub mod sharded;
 pub mod sqlite;
 mod text;
 

@@ -32,6 +32,7 @@ mod replicas;
 mod restart;
 mod scaling;
 mod seeing;
+mod shards;
 mod slow;
 mod smuggling;
 mod tls;

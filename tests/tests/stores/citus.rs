@@ -103,7 +103,7 @@ fn the_plans_of_citus_are_those_of_the_registry() {
         client.batch_execute(&stage.sql).await.unwrap();
         for statement in &all {
             let name = statement.name;
-            if matches!(statement.class, Class::Ddl | Class::Cluster) {
+            if matches!(statement.class, Class::Ddl | Class::Cluster | Class::Shard) {
                 if statement.name != "STAGE" {
                     let types = statement.types.iter().map(|oid| Type::from_oid(*oid).unwrap());
                     let types: Vec<Type> = types.collect();
@@ -129,7 +129,7 @@ fn the_plans_of_citus_are_those_of_the_registry() {
                 }
                 Class::MultiShard => most > 1 || plan.contains("INSERT/SELECT"),
                 Class::Local => (most, scans) == (0, 0),
-                Class::Ddl | Class::Cluster => true,
+                Class::Ddl | Class::Cluster | Class::Shard => true,
             };
             assert!(right, "{name} is no {:?} statement:\n{plan}", statement.class);
         }

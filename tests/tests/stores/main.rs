@@ -16,3 +16,4 @@ mod login;
 mod pool;
 mod replicated;
 mod schema;
+mod sharded;

@@ -163,6 +163,7 @@ fn statements_of_every_class_are_there() {
         Class::MultiShard,
         Class::Ddl,
         Class::Cluster,
+        Class::Shard,
         Class::Local,
     ] {
         assert!(all.iter().any(|statement| statement.class == class), "{class:?}");

@@ -175,6 +175,9 @@ pub struct FeedPage {
     pub next: FeedPosition,
     /// Whether there is more already.
     pub more: bool,
+    /// Whether all of the store could be asked. Else the changes of the rest come with a later page,
+    /// and until then they are not known.
+    pub whole: bool,
     /// Whether the store can't tell what changed since the position that was given, for example
     /// because it was restored: everything may have.
     pub lost: bool,
@@ -185,7 +188,7 @@ pub struct FeedPage {
 pub trait ChangeFeed: Send + Sync {
     /// What changed since `position`; without one nothing, but the position of now. Every change
     /// that is committed before a call begins is in its pages, or was in those that led to
-    /// `position`.
+    /// `position`; of a page that is not whole this is so for the parts that were asked.
     ///
     /// # Errors
     /// [`StoreError`].

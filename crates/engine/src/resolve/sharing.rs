@@ -468,6 +468,10 @@ impl Resolver {
                 }
             }
             *position = Some(page.next);
+            if !page.whole {
+                shared.stats.feed_errors.fetch_add(1, Relaxed);
+                return false;
+            }
             if !page.more {
                 shared.fed.store(begun, Relaxed);
                 return true;

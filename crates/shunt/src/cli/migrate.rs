@@ -2,6 +2,9 @@
 
 use serde_json::json;
 
+use shunt_store::postgres::Migrated;
+use shunt_store::sharded;
+
 use crate::client::{ApiClient, Need};
 use crate::config::{Config, StoreUrl};
 
@@ -20,20 +23,29 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
         StoreUrl::Postgres(options) => {
             let options = config.store.migrate.as_ref().unwrap_or(options);
             let place = format!("PostgreSQL at {}", options.address());
-            let done = crate::stores::migrate(options)?;
-            if args.json {
-                return output::json(
-                    &json!({ "store": place, "from": done.from, "to": done.to, "server": false }),
-                );
-            }
-            output::line(&match (done.from, done.to) {
-                (from, to) if from == to => {
-                    format!("the store in {place} has this version's schema ({to})")
-                }
-                (from, to) => format!("the store in {place} went from schema {from} to {to}"),
-            })
+            migrated(args, &place, crate::stores::migrate(options)?)
         }
+        StoreUrl::Shards(_) => super::block_on(async {
+            for (name, done) in sharded::migrate(&config.store.shards()).await? {
+                migrated(args, &format!("shard {name}"), done)?;
+            }
+            Ok(())
+        }),
     }
+}
+
+fn migrated(args: &Args, place: &str, done: Migrated) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(
+            &json!({ "store": place, "from": done.from, "to": done.to, "server": false }),
+        );
+    }
+    output::line(&match (done.from, done.to) {
+        (from, to) if from == to => {
+            format!("the store in {place} has this version's schema ({to})")
+        }
+        (from, to) => format!("the store in {place} went from schema {from} to {to}"),
+    })
 }
 
 /// The embedded store has migrated whenever it is open.

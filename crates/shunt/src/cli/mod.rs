@@ -24,6 +24,7 @@ mod restore;
 mod rows;
 mod seed;
 mod serve;
+mod shards;
 mod warm;
 
 use std::process::ExitCode;
@@ -81,6 +82,9 @@ enum Command {
     Copy(copy::Args),
     /// Bring the store to this version's schema
     Migrate(migrate::Args),
+    /// Show, add, remove and rebalance the shards of a store of several databases
+    #[command(subcommand)]
+    Shards(shards::Command),
     /// Print, check and explain settings
     #[command(subcommand)]
     Config(config::Command),
@@ -145,6 +149,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Restore(args) => restore::run(&args, &load(&flags)?),
         Command::Copy(args) => copy::run(&args, &load(&flags)?),
         Command::Migrate(args) => migrate::run(&args, &load(&flags)?),
+        Command::Shards(command) => shards::run(command, &load(&flags)?),
         Command::Config(command) => config::run(&command, &flags),
         Command::Bench(args) => crate::bench::run(*args),
         Command::Dev(args) => dev::run(args),

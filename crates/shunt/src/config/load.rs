@@ -8,7 +8,7 @@ use super::flags::CommonFlags;
 use super::parse::Raw;
 use super::source::{Environment, Found, from_toml, is_key, secret_twin, unknown_key};
 use super::table::{Flag, SETTINGS, Setting, by_key};
-use super::urls::StoreUrl;
+use super::urls::misplaced;
 
 /// The name of the settings file in the data directory.
 const FILE_NAME: &str = "shunt.toml";
@@ -312,8 +312,8 @@ fn check_together(
     if config.links.code_max_length < config.links.code_length {
         wrong("links.code_max_length", "it is less than links.code_length; raise it");
     }
-    if !config.store.replicas.is_empty() && !matches!(config.store.url, StoreUrl::Postgres(_)) {
-        wrong("store.replicas", "standbys belong to a database; store.url must be postgres://…");
+    if let Some(why) = misplaced(&config.store.url, &config.store.replicas) {
+        wrong("store.replicas", &why);
     }
     let legacy = &config.legacy;
     if legacy.urls.len() > 1 && legacy.nodes.len() != legacy.urls.len() {

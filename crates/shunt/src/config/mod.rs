@@ -28,6 +28,7 @@ use shunt_engine::codes::{Alphabet, CodeSettings, SourceKind};
 use shunt_http::listener::proxies::Cidr;
 use shunt_store::postgres::PostgresOptions;
 use shunt_store::postgres::legacy::{LegacyKeys, LegacyNames, LegacyOptions};
+use shunt_store::sharded::ShardOptions;
 
 pub use flags::{CommonFlags, ServeFlags};
 #[cfg(test)]
@@ -99,8 +100,8 @@ pub struct StoreConfig {
     pub writers: usize,
     /// Where `migrate` connects to; `None` for where everything else does.
     pub migrate: Option<Box<PostgresOptions>>,
-    /// Standbys of the database that redirects read from.
-    pub replicas: Vec<PostgresOptions>,
+    /// Standbys that redirects read from, of the database or of its shards.
+    pub replicas: Vec<Replica>,
     /// Standbys that are further behind serve only when nothing else answers.
     pub max_lag: Duration,
     /// The store that this one follows, asked about what is not here.
@@ -147,6 +148,37 @@ impl LegacyConfig {
                     .map(|table| LegacyKeys { table, used: self.keys_used.clone() }),
             },
         })
+    }
+}
+
+/// A streaming standby.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Of which shard; `None` where the store is one database.
+    pub shard: Option<String>,
+    /// How it is reached.
+    pub database: PostgresOptions,
+}
+
+impl StoreConfig {
+    /// The standbys of the one database that the store is.
+    pub fn standbys(&self) -> Vec<PostgresOptions> {
+        self.replicas.iter().map(|replica| replica.database.clone()).collect()
+    }
+
+    /// The shards with their standbys; none when the store is not sharded.
+    pub fn shards(&self) -> Vec<ShardOptions> {
+        let StoreUrl::Shards(shards) = &self.url else { return Vec::new() };
+        let with_standbys = |shard: &ShardOptions| {
+            let own = |replica: &&Replica| replica.shard.as_deref() == Some(shard.name.as_str());
+            let replicas = self.replicas.iter().filter(own);
+            ShardOptions {
+                replicas: replicas.map(|replica| replica.database.clone()).collect(),
+                max_lag: self.max_lag,
+                ..shard.clone()
+            }
+        };
+        shards.iter().map(with_standbys).collect()
     }
 }
 
@@ -354,7 +386,7 @@ impl Config {
     /// link commit.
     pub fn store_dir(&self) -> &Path {
         match &self.store.url {
-            StoreUrl::DataDir | StoreUrl::Postgres(_) => &self.data_dir,
+            StoreUrl::DataDir | StoreUrl::Postgres(_) | StoreUrl::Shards(_) => &self.data_dir,
             StoreUrl::Sqlite(dir) => dir,
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod import;
 pub(crate) mod plain;
 mod postgres;
 mod replicated;
+mod sharded;
 mod shared;
 mod sqlite;
 
@@ -149,6 +150,7 @@ impl Stores {
                 postgres::open(config, options, mode).await
             }
             StoreUrl::Postgres(options) => replicated::open(config, options, mode).await,
+            StoreUrl::Shards(_) => sharded::open(config, mode).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use shunt_domain::ports::{
     DomainStore, KeyStore, LinkMirror, LinkQuery, LinkReader, LinkWriter, MetaStore,
 };
 use shunt_store::postgres::PostgresStore;
+use shunt_store::sharded::ShardedStore;
 use shunt_store::sqlite::{DbOptions, SqliteOptions, SqliteStore};
 
 use crate::config::{Config, StoreUrl};
@@ -29,6 +30,7 @@ pub(crate) struct Plain {
 enum Kind {
     Sqlite(SqliteStore),
     Postgres(PostgresStore),
+    Shards(ShardedStore),
 }
 
 impl Plain {
@@ -71,6 +73,22 @@ impl Plain {
                 checked.await.context("look at the database")??;
                 return Ok(Self::of(Arc::new(store.clone()), Kind::Postgres(store), place));
             }
+            StoreUrl::Shards(shards) => {
+                let at = shards.iter().map(|shard| {
+                    format!(
+                        "{}={}/{}",
+                        shard.name,
+                        shard.database.address(),
+                        shard.database.database
+                    )
+                });
+                let place = format!("postgres shards {}", at.collect::<Vec<_>>().join(", "));
+                let shards = shards.clone();
+                let store = tokio::task::spawn_blocking(move || ShardedStore::open(shards))
+                    .await
+                    .context("look at the databases")??;
+                return Ok(Self::of(Arc::new(store.clone()), Kind::Shards(store), place));
+            }
         };
         let store = sqlite(dir)?;
         // One place has one name, however it was written.
@@ -102,6 +120,7 @@ impl Plain {
         match &self.store {
             Kind::Sqlite(store) => store.close(),
             Kind::Postgres(store) => store.close(),
+            Kind::Shards(store) => store.close(),
         }
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use shunt_domain::ports::NodeId;
 use shunt_http::metrics::Sample;
+use shunt_store::histogram::Log2Histogram;
 use shunt_store::postgres::{
-    Migrated, PostgresError, PostgresOptions, PostgresRollups, PostgresStore,
+    Migrated, PostgresError, PostgresOptions, PostgresRollups, PostgresStats, PostgresStore,
 };
 use shunt_store::sqlite::DirLock;
 
@@ -52,28 +53,9 @@ pub(super) fn prepare(
     options: &PostgresOptions,
     mode: OpenMode,
 ) -> anyhow::Result<Prepared> {
-    let dir = config.data_dir.as_path();
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("make the data directory {}", dir.display()))?;
-    let wait = match mode {
-        OpenMode::Serve { wait } => wait,
-        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
-    };
-    let lock = DirLock::acquire(dir, wait)?;
-    let node = node_in_directory(dir)?;
-    let options = PostgresOptions {
-        node: node.0,
-        writers: config.store.writers,
-        max_overdue: options.max_overdue.min(config.store.writers),
-        ..options.clone()
-    };
-    let rollups = PostgresOptions {
-        writers: ROLLUP_WRITERS,
-        max_overdue: ROLLUP_WRITERS,
-        readers: ROLLUP_READERS,
-        scanners: ROLLUP_SCANNERS,
-        ..options.clone()
-    };
+    let (lock, node) = directory(config, mode)?;
+    let options = adjusted(config, options, node);
+    let rollups = for_rollups(&options);
     Ok(Prepared { lock, node, options, rollups })
 }
 
@@ -96,6 +78,47 @@ pub(super) async fn open(
     Ok(Stores { feed: Some(port.clone()), ..Stores::of(port, rollup_port, node, backend) })
 }
 
+/// Locks the data directory and reads its node's number.
+///
+/// # Errors
+/// What is in the way.
+pub(super) fn directory(config: &Config, mode: OpenMode) -> anyhow::Result<(DirLock, NodeId)> {
+    let dir = config.data_dir.as_path();
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("make the data directory {}", dir.display()))?;
+    let wait = match mode {
+        OpenMode::Serve { wait } => wait,
+        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
+    };
+    let lock = DirLock::acquire(dir, wait)?;
+    Ok((lock, node_in_directory(dir)?))
+}
+
+/// How this node uses a database.
+pub(super) fn adjusted(
+    config: &Config,
+    options: &PostgresOptions,
+    node: NodeId,
+) -> PostgresOptions {
+    PostgresOptions {
+        node: node.0,
+        writers: config.store.writers,
+        max_overdue: options.max_overdue.min(config.store.writers),
+        ..options.clone()
+    }
+}
+
+/// The same for its roll-ups.
+pub(super) fn for_rollups(options: &PostgresOptions) -> PostgresOptions {
+    PostgresOptions {
+        writers: ROLLUP_WRITERS,
+        max_overdue: ROLLUP_WRITERS,
+        readers: ROLLUP_READERS,
+        scanners: ROLLUP_SCANNERS,
+        ..options.clone()
+    }
+}
+
 /// Brings a database to this version's schema. Blocks.
 ///
 /// # Errors
@@ -112,84 +135,92 @@ struct Server {
     _lock: DirLock,
 }
 
-fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
+/// Figures of the stores of one or more databases, added up.
+pub(super) fn samples(stores: &[&PostgresStore]) -> Vec<Sample> {
+    let get = |counter: fn(&PostgresStats) -> &AtomicU64| -> u64 {
+        stores.iter().map(|store| counter(store.stats()).load(Ordering::Relaxed)).sum()
+    };
+    let gathered = |histogram: fn(&PostgresStats) -> &Log2Histogram| -> u64 {
+        stores.iter().map(|store| histogram(store.stats()).count()).sum()
+    };
+    let overdue: u64 = stores.iter().map(|store| store.overdue()).sum();
 
-/// Figures of a store on a server.
-pub(super) fn samples(store: &PostgresStore) -> Vec<Sample> {
-    let stats = store.stats();
     let mut samples = vec![
         Sample::counter(
             "shunt_store_connections_made",
             "Connections made to the database",
-            get(&stats.connections),
+            get(|stats| &stats.connections),
         ),
         Sample::counter(
             "shunt_store_connections_failed",
             "Attempts to connect that failed",
-            get(&stats.failed_connections),
+            get(|stats| &stats.failed_connections),
         ),
         Sample::counter(
             "shunt_store_writes_acknowledged",
             "Writes acknowledged as durable",
-            get(&stats.done),
+            get(|stats| &stats.done),
         ),
-        Sample::counter("shunt_store_writes_refused", "Writes refused", get(&stats.refused)),
+        Sample::counter(
+            "shunt_store_writes_refused",
+            "Writes refused",
+            get(|stats| &stats.refused),
+        ),
         Sample::counter(
             "shunt_store_writes_unknown",
             "Writes with an unknown outcome",
-            get(&stats.unknown),
+            get(|stats| &stats.unknown),
         ),
         Sample::counter(
             "shunt_store_writes_repeated",
             "Transactions run again after a deadlock or a lost connection",
-            get(&stats.repeated),
+            get(|stats| &stats.repeated),
         ),
         Sample::counter(
             "shunt_store_commits_warned",
             "Commits reported with a warning, which count as unknown",
-            get(&stats.warned),
+            get(|stats| &stats.warned),
         ),
         Sample::counter(
             "shunt_store_writes_failed_fast",
             "Writes refused at once because too many were overdue",
-            get(&stats.failed_fast),
+            get(|stats| &stats.failed_fast),
         ),
         Sample::gauge(
             "shunt_store_writes_overdue",
             "Writes past their deadline and still under way",
-            store.overdue() as f64,
+            overdue as f64,
         ),
-        Sample::counter("shunt_store_reads", "Reads done", get(&stats.reads)),
+        Sample::counter("shunt_store_reads", "Reads done", get(|stats| &stats.reads)),
         Sample::counter(
             "shunt_store_read_statements",
             "Statements that reads of links were gathered into",
-            stats.reads_per_statement.count(),
+            gathered(|stats| &stats.reads_per_statement),
         ),
         Sample::counter(
             "shunt_store_create_statements",
             "Statements that single creates were gathered into",
-            stats.creates_per_statement.count(),
+            gathered(|stats| &stats.creates_per_statement),
         ),
         Sample::counter(
             "shunt_store_reads_failed",
             "Reads that failed or came too late",
-            get(&stats.failed_reads),
+            get(|stats| &stats.failed_reads),
         ),
         Sample::counter(
             "shunt_store_connections_stalled",
             "Connections replaced because nothing was answered on them",
-            get(&stats.stalled),
+            get(|stats| &stats.stalled),
         ),
     ];
-    latency(&mut samples, "write", &stats.write_micros);
+    let writes: Vec<_> = stores.iter().map(|store| &store.stats().write_micros).collect();
+    latency(&mut samples, "write", &writes);
     samples
 }
 
-/// What a store on a server suffers from.
-pub(super) fn overdue(store: &PostgresStore) -> Option<String> {
-    let overdue = store.overdue();
+/// What stores on servers suffer from.
+pub(super) fn overdue(stores: &[&PostgresStore]) -> Option<String> {
+    let overdue: u64 = stores.iter().map(|store| store.overdue()).sum();
     (overdue > 0).then(|| {
         format!(
             "{overdue} writes are past their deadline and still under way; does a standby that \
@@ -208,11 +239,11 @@ impl Backend for Server {
     }
 
     fn samples(&self) -> Vec<Sample> {
-        samples(&self.store)
+        samples(&[&self.store])
     }
 
     fn degraded(&self) -> Option<String> {
-        overdue(&self.store)
+        overdue(&[&self.store])
     }
 
     fn backup(&self, _: &Path, _: Tell<'_>) -> Result<(u64, u64), String> {

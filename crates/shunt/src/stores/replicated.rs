@@ -14,8 +14,9 @@ use super::{Backend, Checked, Stores, Tell};
 use crate::config::Config;
 use crate::serve::OpenMode;
 
-/// Copies as labels: by their place in the settings, because addresses are no enum.
-const NUMBERS: [&str; 64] = [
+/// Copies and shards as labels: by their place in the settings, because addresses and names are no
+/// enum.
+pub(super) const NUMBERS: [&str; 64] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
     "17", "18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "30", "31", "32",
     "33", "34", "35", "36", "37", "38", "39", "40", "41", "42", "43", "44", "45", "46", "47", "48",
@@ -30,7 +31,7 @@ pub(super) async fn open(
     let Prepared { lock, node, options, rollups } = prepare(config, options, mode)?;
     let store = ReplicatedStore::open(&ReplicatedOptions {
         primary: options,
-        replicas: config.store.replicas.clone(),
+        replicas: config.store.standbys(),
         max_lag: config.store.max_lag,
     })?;
     let checking = store.clone();
@@ -101,39 +102,45 @@ fn of_copy(copy: &CopyState, label: &'static str) -> Vec<Sample> {
     samples.into_iter().map(|sample| sample.with("copy", label)).collect()
 }
 
+/// Figures of the copies of one database.
+pub(super) fn of_copies(store: &ReplicatedStore) -> Vec<Sample> {
+    let stats = store.stats();
+    let confirmed = |why, value| {
+        let help = "Reads of a standby that did not count without the primary's word, by why";
+        Sample::counter("shunt_store_reads_confirmed", help, value).with("why", why)
+    };
+    let mut samples = vec![
+        Sample::counter(
+            "shunt_store_primary_reads",
+            "Links that redirects read from the primary, confirmations included",
+            stats.primary_reads(),
+        ),
+        confirmed("absent", stats.confirmed_misses()),
+        confirmed("old", stats.confirmed_old()),
+        Sample::counter(
+            "shunt_store_reads_hedged",
+            "Reads for which another copy was asked because one was silent",
+            stats.hedged(),
+        ),
+        Sample::counter(
+            "shunt_store_primary_moves",
+            "How often another copy became the primary",
+            store.primary_moves(),
+        ),
+    ];
+    let copies = store.copies();
+    samples.extend(copies.iter().zip(NUMBERS).flat_map(|(copy, label)| of_copy(copy, label)));
+    samples
+}
+
 impl Backend for Copies {
     fn place(&self) -> String {
         format!("postgres at {}", self.store.address())
     }
 
     fn samples(&self) -> Vec<Sample> {
-        let mut all = samples(self.store.primary());
-        let stats = self.store.stats();
-        let confirmed = |why, value| {
-            let help = "Reads of a standby that did not count without the primary's word, by why";
-            Sample::counter("shunt_store_reads_confirmed", help, value).with("why", why)
-        };
-        all.extend([
-            Sample::counter(
-                "shunt_store_primary_reads",
-                "Links that redirects read from the primary, confirmations included",
-                stats.primary_reads(),
-            ),
-            confirmed("absent", stats.confirmed_misses()),
-            confirmed("old", stats.confirmed_old()),
-            Sample::counter(
-                "shunt_store_reads_hedged",
-                "Reads for which another copy was asked because one was silent",
-                stats.hedged(),
-            ),
-            Sample::counter(
-                "shunt_store_primary_moves",
-                "How often another copy became the primary",
-                self.store.primary_moves(),
-            ),
-        ]);
-        let copies = self.store.copies();
-        all.extend(copies.iter().zip(NUMBERS).flat_map(|(copy, label)| of_copy(copy, label)));
+        let mut all = samples(&[self.store.primary()]);
+        all.extend(of_copies(&self.store));
         // Families must stand together.
         all.sort_by_key(|sample| sample.name);
         all
@@ -141,7 +148,8 @@ impl Backend for Copies {
 
     fn degraded(&self) -> Option<String> {
         let problems = self.store.problems().into_iter().map(|problem| problem.to_string());
-        let all: Vec<String> = overdue(self.store.primary()).into_iter().chain(problems).collect();
+        let all: Vec<String> =
+            overdue(&[self.store.primary()]).into_iter().chain(problems).collect();
         (!all.is_empty()).then(|| all.join(". "))
     }
 

@@ -71,21 +71,24 @@ fn write_whole(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
 }
 
-/// Count and sum of a latency: rate and mean over any time.
+/// Count and sum of a latency, of one database or of all that are one store: rate and mean over any
+/// time.
 pub(super) fn latency(
     samples: &mut Vec<Sample>,
     operation: &'static str,
-    histogram: &Log2Histogram,
+    histograms: &[&Log2Histogram],
 ) {
+    let count: u64 = histograms.iter().map(|histogram| histogram.count()).sum();
+    let sum: u64 = histograms.iter().map(|histogram| histogram.sum()).sum();
     samples.push(
-        Sample::counter("shunt_store_operations", "Store operations timed", histogram.count())
+        Sample::counter("shunt_store_operations", "Store operations timed", count)
             .with("operation", operation),
     );
     samples.push(
         Sample::counter(
             "shunt_store_operation_microseconds",
             "Time spent in store operations, in microseconds",
-            histogram.sum(),
+            sum,
         )
         .with("operation", operation),
     );

@@ -111,9 +111,9 @@ impl Backend for Embedded {
             Sample::gauge("shunt_store_bytes", "Bytes on disk", files.log as f64)
                 .with("file", "log"),
         ];
-        latency(&mut samples, "point", &reader.point_micros);
-        latency(&mut samples, "scan", &reader.scan_micros);
-        latency(&mut samples, "commit", &writer.group_micros);
+        latency(&mut samples, "point", &[&reader.point_micros]);
+        latency(&mut samples, "scan", &[&reader.scan_micros]);
+        latency(&mut samples, "commit", &[&writer.group_micros]);
         samples
     }
 

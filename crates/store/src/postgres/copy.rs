@@ -17,7 +17,8 @@ use super::readers::Readers;
 use super::statements::copies;
 use super::stats::PostgresStats;
 use super::store::missing;
-use super::{domains, meta, migrate, row};
+use super::{ShardRow, arcs, domains, meta, migrate, row};
+use crate::sharded::map::Arcs;
 
 /// What a copy says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +180,33 @@ impl Copy {
         deadline: Deadline,
     ) -> Result<Vec<(DomainId, String)>, StoreError> {
         domains::registered(self.readers(), deadline).await
+    }
+
+    /// Which shard it is a copy of; `None` when of none.
+    ///
+    /// # Errors
+    /// When it can't be asked or the deadline passes.
+    pub(crate) async fn shard_row(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<ShardRow>, StoreError> {
+        arcs::identity(self.readers(), deadline).await
+    }
+
+    /// The highest epoch of the arcs as they are here.
+    ///
+    /// # Errors
+    /// When it can't be asked or the deadline passes.
+    pub(crate) async fn arcs_epoch(&self, deadline: Deadline) -> Result<i64, StoreError> {
+        arcs::epoch(self.readers(), deadline).await
+    }
+
+    /// All arcs as they are here.
+    ///
+    /// # Errors
+    /// When it can't be asked or the deadline passes.
+    pub(crate) async fn arcs(&self, deadline: Deadline) -> Result<Arcs, StoreError> {
+        arcs::all(self.readers(), deadline).await
     }
 
     /// Makes no connections any more and ends those that there are.

@@ -124,6 +124,8 @@ pub(super) struct Batch {
     pub(super) rows: Vec<Stored>,
     pub(super) kind: Kind,
     pub(super) places: Arc<Places>,
+    /// Places that were found for the rows of a larger batch, of which this is a part.
+    pub(super) given: Option<Vec<Option<Micros>>>,
 }
 
 impl Batch {
@@ -134,7 +136,7 @@ impl Batch {
             Stored::Link(Box::new(Link { data, version: Version::FIRST, updated_at, used: 0 }))
         };
         let rows = links.into_iter().map(row).collect();
-        Self { rows, kind: Kind::New, places: Arc::clone(places) }
+        Self { rows, kind: Kind::New, places: Arc::clone(places), given: None }
     }
 
     fn times(&self) -> Vec<Timestamp> {
@@ -165,7 +167,7 @@ impl Batch {
         if self.rows.is_empty() {
             return Ok(Vec::new());
         }
-        let placed = self.places.place(session, self.kind, &self.times()).await?;
+        let placed = self.placed(session).await?;
         let records = self.records(&placed.places);
         let written = if records.len() > VALUES_ROWS {
             copy(session, &records).await
@@ -183,6 +185,14 @@ impl Batch {
         Ok(verdicts.map(|(refusal, place)| refusal.map_or(Ok(place), Err)).collect())
     }
 
+    /// Places for all rows.
+    async fn placed(&self, session: &Session) -> Result<Placed, Failure> {
+        match &self.given {
+            None => self.places.place(session, self.kind, &self.times()).await,
+            Some(given) => self.places.complete(session, given, &self.times()).await,
+        }
+    }
+
     /// Writes the batch in one transaction, also where older rows are.
     pub(super) async fn replace(&self, session: &Session) -> Result<(), Failure> {
         session.open().await?;
@@ -195,7 +205,7 @@ impl Batch {
                 feed::note(session, row.key(), row.version()).await?;
             }
         }
-        let placed = self.places.place(session, self.kind, &self.times()).await?;
+        let placed = self.placed(session).await?;
         let records = self.records(&placed.places);
         let params: Vec<Param<'_>> = records.iter().flat_map(Record::params).collect();
         let sql = statements::INSERT.sql(records.len());

@@ -16,7 +16,12 @@ enum Told {
     Unavailable,
     DiskFull,
     Corrupt,
+    Moved,
 }
+
+/// The SQLSTATE of a write that came to the wrong shard. The server's own classes begin with 0 to 4
+/// and A to H.
+const MOVED: &str = "SH001";
 
 /// What an SQLSTATE means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,8 @@ fn meaning(code: &str, severity: Option<Severity>) -> Meaning {
         "57014" => KEEP,
         // Rolled back in favour of somebody else.
         "40001" | "40P01" => Meaning { again: true, ..KEEP },
+        // Raised by the guard of migration 3: another shard owns this part of the ring.
+        MOVED => Meaning { told: Told::Moved, ..KEEP },
         "53100" => Meaning { told: Told::DiskFull, ..KEEP },
         "XX001" | "XX002" => Meaning { told: Told::Corrupt, ..KEEP },
         // Prepared statements, portals and transactions are not where we left them.
@@ -87,6 +94,7 @@ impl Fault {
             Told::Unavailable => StoreError::Unavailable(self.text.clone()),
             Told::DiskFull => StoreError::DiskFull,
             Told::Corrupt => StoreError::Corrupt(self.text.clone()),
+            Told::Moved => StoreError::Moved,
         }
     }
 
@@ -112,10 +120,11 @@ impl Fault {
     }
 
     /// Whether the server refused the values of one row, so that the other rows of a statement may
-    /// do without it: data exceptions, constraints, limits of size.
+    /// do without it: data exceptions, constraints, limits of size, a key of another shard.
     pub(super) fn is_about_values(&self) -> bool {
-        self.code()
-            .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+        self.code().is_some_and(|code| {
+            code == MOVED || ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+        })
     }
 
     /// Whether the time that the server was given for a statement is over.
@@ -359,6 +368,7 @@ mod tests {
             ("57P05", unavailable, true, true, false),
             ("58030", unavailable, false, false, false),
             ("XX000", unavailable, false, false, false),
+            ("SH001", Told::Moved, false, false, false),
             ("XX001", Told::Corrupt, false, false, false),
             ("XX002", Told::Corrupt, false, false, false),
             ("01000", unavailable, false, false, false),

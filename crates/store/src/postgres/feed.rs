@@ -63,8 +63,13 @@ impl ChangeFeed for PostgresStore {
             let rows = readers.query(&statements::CHANGES_HORIZON, &[], deadline).await?;
             let horizon: i64 = row::get(rows.first().ok_or_else(|| missing("a number"))?, 0)?;
             let next = FeedPosition(horizon.to_string());
-            let empty =
-                |lost| FeedPage { changes: Vec::new(), next: next.clone(), more: false, lost };
+            let empty = |lost| FeedPage {
+                changes: Vec::new(),
+                next: next.clone(),
+                more: false,
+                whole: true,
+                lost,
+            };
             let Some(position) = position else {
                 return Ok(empty(false));
             };

@@ -149,6 +149,54 @@ async fn claim(session: &Session, key: &LinkKey, now: Timestamp) -> Result<Claim
     Err(contended())
 }
 
+impl PostgresStore {
+    /// Creates the links of a batch.
+    pub(super) async fn create_batch(
+        &self,
+        batch: Batch,
+        deadline: Deadline,
+    ) -> Outcome<Vec<Result<Link, CreateRefusal>>, StoreError> {
+        let written = self.database().write(deadline, batch, |batch, session| {
+            Box::pin(async move {
+                let verdicts = batch.write(session).await?;
+                Ok(batch.created(verdicts))
+            })
+        });
+        written.await
+    }
+
+    /// Puts the rows of a batch back.
+    pub(super) async fn restore_batch(
+        &self,
+        batch: Batch,
+        deadline: Deadline,
+    ) -> Outcome<Vec<Result<(), CreateRefusal>>, StoreError> {
+        let written = self.database().write(deadline, batch, |batch, session| {
+            Box::pin(async move {
+                let verdicts = batch.write(session).await?;
+                Ok(verdicts.into_iter().map(|verdict| verdict.map(drop)).collect())
+            })
+        });
+        written.await
+    }
+}
+
+impl PostgresStore {
+    /// Writes the rows of a batch over older ones.
+    pub(super) async fn replace_batch(
+        &self,
+        batch: Batch,
+        deadline: Deadline,
+    ) -> Outcome<(), StoreError> {
+        let written = self.database().write(deadline, batch, |batch, session| {
+            Box::pin(async move {
+                if batch.rows.is_empty() { Ok(()) } else { batch.replace(session).await }
+            })
+        });
+        written.await
+    }
+}
+
 impl LinkReader for PostgresStore {
     /// `min_version` is always met: only the primary is asked.
     fn get<'a>(
@@ -168,12 +216,8 @@ impl LinkMirror for PostgresStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, Outcome<(), StoreError>> {
         let places = self.inner.places.clone();
-        let batch = Batch { rows, kind: Kind::Restored, places };
-        Box::pin(self.database().write(deadline, batch, |batch, session| {
-            Box::pin(async move {
-                if batch.rows.is_empty() { Ok(()) } else { batch.replace(session).await }
-            })
-        }))
+        let batch = Batch { rows, kind: Kind::Restored, places, given: None };
+        Box::pin(self.replace_batch(batch, deadline))
     }
 }
 
@@ -195,13 +239,7 @@ impl LinkWriter for PostgresStore {
         links: Vec<NewLink>,
         deadline: Deadline,
     ) -> BoxFuture<'_, Outcome<Vec<Result<Link, CreateRefusal>>, StoreError>> {
-        let batch = Batch::new_links(links, &self.inner.places);
-        Box::pin(self.database().write(deadline, batch, |batch, session| {
-            Box::pin(async move {
-                let verdicts = batch.write(session).await?;
-                Ok(batch.created(verdicts))
-            })
-        }))
+        Box::pin(self.create_batch(Batch::new_links(links, &self.inner.places), deadline))
     }
 
     fn restore_many(
@@ -210,13 +248,8 @@ impl LinkWriter for PostgresStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, Outcome<Vec<Result<(), CreateRefusal>>, StoreError>> {
         let places = self.inner.places.clone();
-        let batch = Batch { rows, kind: Kind::Restored, places };
-        Box::pin(self.database().write(deadline, batch, |batch, session| {
-            Box::pin(async move {
-                let verdicts = batch.write(session).await?;
-                Ok(verdicts.into_iter().map(|verdict| verdict.map(drop)).collect())
-            })
-        }))
+        let batch = Batch { rows, kind: Kind::Restored, places, given: None };
+        Box::pin(self.restore_batch(batch, deadline))
     }
 
     fn patch(

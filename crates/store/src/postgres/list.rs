@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use shunt_domain::ports::{BoxFuture, ExportPage, LinkQuery, ListError, ListQuery, Page, Sort};
-use shunt_domain::{Code, Deadline, DomainId, LinkKey, StoreError};
+use shunt_domain::{Code, Deadline, DomainId, Link, LinkKey, StoreError, Stored};
 
 use super::PostgresStore;
 use super::error::Failure;
@@ -31,9 +31,33 @@ const COUNTED_WITHOUT_STATISTICS: i64 = 1_000_000;
 
 /// A row's place in every order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Position {
+pub(crate) struct Position {
     key: LinkKey,
     place: Micros,
+}
+
+/// Where a page goes on: behind a position, in windows or not.
+pub(crate) type Next = (Position, bool);
+
+/// Rows with their positions, and where the next ones begin; `None` at the end.
+#[derive(Debug)]
+pub(crate) struct Placed<T> {
+    pub(crate) rows: Vec<(Position, T)>,
+    pub(crate) next: Option<Next>,
+}
+
+impl<T> Default for Placed<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), next: None }
+    }
+}
+
+impl<T> Placed<T> {
+    /// The rows alone, and the cursor.
+    pub(crate) fn page(self, shape: &Shape) -> (Vec<T>, Option<String>) {
+        let next = self.next.map(|(position, in_windows)| position.write(shape, in_windows));
+        (self.rows.into_iter().map(|(_, row)| row).collect(), next)
+    }
 }
 
 impl Position {
@@ -43,7 +67,23 @@ impl Position {
         Ok(Self { key: row::key(row)?, place: row::created(row)? })
     }
 
-    fn write(&self, shape: &Shape, in_windows: bool) -> String {
+    /// The key of the row.
+    pub(crate) const fn key(&self) -> &LinkKey {
+        &self.key
+    }
+
+    /// Which of two rows comes first in an order.
+    pub(crate) fn compare(&self, other: &Self, sort: Sort) -> std::cmp::Ordering {
+        let by_creation = || (self.place, &self.key).cmp(&(other.place, &other.key));
+        match sort {
+            Sort::CreatedAsc => by_creation(),
+            Sort::CreatedDesc => by_creation().reverse(),
+            Sort::CodeAsc => self.key.cmp(&other.key),
+            Sort::CodeDesc => other.key.cmp(&self.key),
+        }
+    }
+
+    pub(crate) fn write(&self, shape: &Shape, in_windows: bool) -> String {
         let mut bytes = vec![u8::from(in_windows)];
         bytes.extend_from_slice(&self.place.0.to_be_bytes());
         bytes.extend_from_slice(&self.key.domain.0.to_be_bytes());
@@ -52,7 +92,7 @@ impl Position {
     }
 
     /// The position of a cursor, and whether windows are the way to go on.
-    fn read(shape: &Shape, cursor: &str) -> Option<(Self, bool)> {
+    pub(crate) fn read(shape: &Shape, cursor: &str) -> Option<(Self, bool)> {
         let bytes = shape.read(cursor)?;
         let (head, code) = bytes.split_at_checked(Self::LEN)?;
         let (place, domain) = head.get(1..)?.split_at_checked(8)?;
@@ -91,7 +131,6 @@ struct Plan {
     query: ListQuery,
     /// The pattern of the text, if one is looked for.
     pattern: Option<String>,
-    shape: Shape,
     limit: usize,
     start: Option<Position>,
     in_windows: bool,
@@ -100,19 +139,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(query: ListQuery, budget: ListBudget, deadline: Deadline) -> Option<Self> {
+    fn new(query: ListQuery, start: Option<Next>, budget: ListBudget, deadline: Deadline) -> Self {
         let needle = query.text.as_deref().map(Needle::new);
-        let shape = Shape::list(&query, needle.as_ref());
-        let (start, in_windows) = match &query.cursor {
-            None => (None, false),
-            Some(cursor) => {
-                let (position, in_windows) = Position::read(&shape, cursor)?;
-                (Some(position), in_windows)
-            }
-        };
+        let in_windows = start.as_ref().is_some_and(|(_, in_windows)| *in_windows);
+        let start = start.map(|(position, _)| position);
         let limit = query.limit.clamp(1, MAX_LIMIT) as usize;
         let pattern = needle.map(|needle| like(needle.as_str()));
-        Some(Self { query, pattern, shape, limit, start, in_windows, budget, deadline })
+        Self { query, pattern, limit, start, in_windows, budget, deadline }
     }
 
     /// Whether no row can be what is looked for: words are stored line by line.
@@ -172,7 +205,7 @@ impl Plan {
         session.try_read(self.statements().0, &params).await
     }
 
-    async fn page(&self, session: &Session) -> Result<Page, Failure> {
+    async fn page(&self, session: &Session) -> Result<Placed<Link>, Failure> {
         let left = self.deadline.left(Instant::now());
         let trying = !self.in_windows && (self.is_along_an_index() || !self.budget.time.is_zero());
         // A list along an index has the whole deadline: there is no better way.
@@ -193,39 +226,39 @@ impl Plan {
 
     /// The page that these rows make, of which there is one more than the page takes if there is
     /// a next one.
-    fn whole_page(&self, rows: &[tokio_postgres::Row]) -> Result<Page, StoreError> {
-        let mut page = Page::default();
+    fn whole_page(&self, rows: &[tokio_postgres::Row]) -> Result<Placed<Link>, StoreError> {
+        let mut page = Placed::default();
         for row in rows.iter().take(self.limit) {
-            page.links.push(row::link(row)?);
+            page.rows.push((Position::of(row)?, row::link(row)?));
         }
         if let (true, Some(last)) = (rows.len() > self.limit, rows.get(self.limit - 1)) {
-            page.next = Some(Position::of(last)?.write(&self.shape, false));
+            page.next = Some((Position::of(last)?, false));
         }
         Ok(page)
     }
 
     /// Reads window by window until the page is full or the budget used up.
-    async fn windows(&self, session: &Session) -> Result<Page, Failure> {
+    async fn windows(&self, session: &Session) -> Result<Placed<Link>, Failure> {
         limit_time(session, self.deadline.left(Instant::now())).await?;
         let over = Instant::now() + self.budget.scan_time;
-        let mut page = Page::default();
+        let mut page = Placed::default();
         let mut behind = self.start.clone();
         loop {
             let end = self.window(session, behind.as_ref()).await?;
-            let wanted = self.limit - page.links.len();
+            let wanted = self.limit - page.rows.len();
             let rows = self.rows(session, behind.as_ref(), end.as_ref(), wanted + 1).await;
             let rows = rows.map_err(|fault| Failure::harmless(&fault))?;
             for row in rows.iter().take(wanted) {
-                page.links.push(row::link(row)?);
+                page.rows.push((Position::of(row)?, row::link(row)?));
             }
             if let (true, Some(last)) = (rows.len() > wanted, rows.get(wanted.wrapping_sub(1))) {
-                page.next = Some(Position::of(last)?.write(&self.shape, true));
+                page.next = Some((Position::of(last)?, true));
                 return Ok(page);
             }
             // At the last row of the table there is no next window.
             let Some(end) = end else { return Ok(page) };
-            if page.links.len() == self.limit || Instant::now() >= over {
-                page.next = Some(end.write(&self.shape, true));
+            if page.rows.len() == self.limit || Instant::now() >= over {
+                page.next = Some((end, true));
                 return Ok(page);
             }
             behind = Some(end);
@@ -255,25 +288,66 @@ async fn limit_time(session: &Session, time: std::time::Duration) -> Result<(), 
 
 /// What an export is asked for: where to begin, how many rows, until when.
 struct Export {
-    shape: Shape,
     start: Option<Position>,
     limit: usize,
     deadline: Deadline,
 }
 
-async fn export(session: &Session, export: &Export) -> Result<ExportPage, Failure> {
+async fn export(session: &Session, export: &Export) -> Result<Placed<Stored>, Failure> {
     limit_time(session, export.deadline.left(Instant::now())).await?;
     let Bound { code, domain, place } = Bound::from(export.start.as_ref());
     let rows = export.limit as i64 + 1;
     let rows = session.read(&statements::EXPORT, &[&code, &domain, &place, &rows]).await?;
     let next = match rows.get(export.limit - 1) {
-        Some(last) if rows.len() > export.limit => {
-            Some(Position::of(last)?.write(&export.shape, false))
-        }
+        Some(last) if rows.len() > export.limit => Some((Position::of(last)?, false)),
         _ => None,
     };
-    let page = rows.iter().take(export.limit).map(row::stored);
-    Ok((page.collect::<Result<_, _>>()?, next))
+    let page = rows.iter().take(export.limit);
+    let page = page.map(|row| Ok((Position::of(row)?, row::stored(row)?)));
+    Ok(Placed { rows: page.collect::<Result<_, StoreError>>()?, next })
+}
+
+/// Where a list is asked to go on.
+pub(crate) fn start(shape: &Shape, cursor: Option<&str>) -> Result<Option<Next>, ListError> {
+    let read = |cursor| Position::read(shape, cursor).ok_or(ListError::BadCursor);
+    cursor.map(read).transpose()
+}
+
+/// The shape of a list's cursors.
+pub(crate) fn shape(query: &ListQuery) -> Shape {
+    Shape::list(query, query.text.as_deref().map(Needle::new).as_ref())
+}
+
+impl PostgresStore {
+    /// A page of a list with the positions of its rows; the cursor in the query is not looked at.
+    pub(crate) async fn placed_list(
+        &self,
+        query: ListQuery,
+        start: Option<Next>,
+        deadline: Deadline,
+    ) -> Result<Placed<Link>, StoreError> {
+        let plan = Plan::new(query, start, self.database().options.list_budget, deadline);
+        if plan.finds_nothing() {
+            return Ok(Placed::default());
+        }
+        let page =
+            self.database().scan(deadline, plan, |plan, session| Box::pin(plan.page(session)));
+        page.await
+    }
+
+    /// A page of an export with the positions of its rows.
+    pub(crate) async fn placed_export(
+        &self,
+        start: Option<Next>,
+        limit: u32,
+        deadline: Deadline,
+    ) -> Result<Placed<Stored>, StoreError> {
+        let limit = limit.clamp(1, MAX_LIMIT) as usize;
+        let args = Export { start: start.map(|(position, _)| position), limit, deadline };
+        let page =
+            self.database().scan(deadline, args, |args, session| Box::pin(export(session, args)));
+        page.await
+    }
 }
 
 /// Counts as long as there are few, else asks the statistics.
@@ -303,14 +377,11 @@ async fn count(session: &Session, left: std::time::Duration) -> Result<u64, Fail
 impl LinkQuery for PostgresStore {
     fn list(&self, query: ListQuery, deadline: Deadline) -> BoxFuture<'_, Result<Page, ListError>> {
         Box::pin(async move {
-            let budget = self.database().options.list_budget;
-            let plan = Plan::new(query, budget, deadline).ok_or(ListError::BadCursor)?;
-            if plan.finds_nothing() {
-                return Ok(Page::default());
-            }
-            let page =
-                self.database().scan(deadline, plan, |plan, session| Box::pin(plan.page(session)));
-            page.await.map_err(ListError::Store)
+            let shape = shape(&query);
+            let start = start(&shape, query.cursor.as_deref())?;
+            let page = self.placed_list(query, start, deadline).await.map_err(ListError::Store)?;
+            let (links, next) = page.page(&shape);
+            Ok(Page { links, next })
         })
     }
 
@@ -322,19 +393,9 @@ impl LinkQuery for PostgresStore {
     ) -> BoxFuture<'_, Result<ExportPage, ListError>> {
         Box::pin(async move {
             let shape = Shape::export();
-            let start = match cursor {
-                None => None,
-                Some(cursor) => {
-                    let (start, _) = Position::read(&shape, &cursor).ok_or(ListError::BadCursor)?;
-                    Some(start)
-                }
-            };
-            let limit = limit.clamp(1, MAX_LIMIT) as usize;
-            let args = Export { shape, start, limit, deadline };
-            let page = self
-                .database()
-                .scan(deadline, args, |args, session| Box::pin(export(session, args)));
-            page.await.map_err(ListError::Store)
+            let start = start(&shape, cursor.as_deref())?;
+            let page = self.placed_export(start, limit, deadline).await;
+            Ok(page.map_err(ListError::Store)?.page(&shape))
         })
     }
 

@@ -5,6 +5,7 @@
 //! for how connections are used, `database` for what the ports see of them, then [`statements`],
 //! `schema` and one module per port. Why it is so: docs/adr/ on the PostgreSQL store.
 
+pub(crate) mod arcs;
 pub mod citus;
 mod codes;
 mod connect;
@@ -23,6 +24,7 @@ mod links;
 mod list;
 mod meta;
 mod migrate;
+pub(crate) mod mover;
 mod options;
 mod overdue;
 mod place;
@@ -38,13 +40,17 @@ mod store;
 mod types;
 mod url;
 
+pub(crate) use arcs::ShardRow;
 pub(crate) use connect::{Guide, Route};
 pub(crate) use copy::{Copy, Report};
 pub(crate) use error::Fault;
 pub use error::PostgresError;
+pub(crate) use list::{Next, Placed, Position, shape, start};
 pub use migrate::{Migrated, migrate};
 pub use options::{ListBudget, PostgresOptions, Secret, TlsMode};
+pub(crate) use place::Kind;
 pub(crate) use pool::lock;
 pub use rollups::PostgresRollups;
 pub use stats::PostgresStats;
 pub use store::PostgresStore;
+pub(crate) use store::Together;

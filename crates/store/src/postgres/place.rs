@@ -10,9 +10,11 @@
 //! and domain, which are the rest of the order. Nothing but the order of lists depends on places.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use shunt_domain::Timestamp;
+use shunt_domain::{StoreError, Timestamp};
+use tokio_postgres::Row;
 
 use super::error::Failure;
 use super::pool::lock;
@@ -29,15 +31,30 @@ const SLACK_MS: i64 = 100;
 /// beyond, the table is asked for each millisecond of the batch.
 const FEW: i64 = 2_000;
 
-/// The places that this process has given. `None`: the table was not asked for the newest yet.
+/// The last place that this process has given, or found in a table. Databases that are one store
+/// share one.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    last: Mutex<i64>,
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self { last: Mutex::new(i64::MIN) }
+    }
+}
+
+/// The places that this process gives to links of one table.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    last: Mutex<Option<i64>>,
+    counter: Arc<Counter>,
+    /// Whether the table was asked for its newest link.
+    asked: AtomicBool,
 }
 
 /// What is to be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// New links.
     New,
     /// Rows of an export, which go back to their own time.
@@ -54,6 +71,29 @@ pub(super) struct Placed {
 }
 
 impl Places {
+    /// Places from a counter that other tables may share.
+    pub(super) fn new(counter: Arc<Counter>) -> Self {
+        Self { counter, asked: AtomicBool::new(false) }
+    }
+
+    /// Whether the newest link of the table is known.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    /// What the table answered to [`statements::NEWEST`].
+    pub(super) fn hear(&self, rows: &[Row]) -> Result<(), StoreError> {
+        let newest = match rows.first() {
+            Some(row) => row::get::<Option<Micros>>(row, 0)?,
+            None => None,
+        };
+        let mut last = lock(&self.counter.last);
+        *last = newest.map_or(*last, |newest| newest.0.max(*last));
+        drop(last);
+        self.asked.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Finds places for rows that claim these times.
     ///
     /// # Errors
@@ -64,20 +104,14 @@ impl Places {
         kind: Kind,
         times: &[Timestamp],
     ) -> Result<Placed, Failure> {
-        if lock(&self.last).is_none() {
-            let newest = match session.try_read(&statements::NEWEST, &[]).await {
-                Ok(rows) => match rows.first() {
-                    Some(row) => row::get::<Option<Micros>>(row, 0)?,
-                    None => None,
-                },
+        if !self.is_asked() {
+            match session.try_read(&statements::NEWEST, &[]).await {
+                Ok(rows) => self.hear(&rows)?,
                 // A node of a cluster is away: its links may be newer, but that is no reason to
                 // create none on the others.
-                Err(fault) if session.is_cluster() && !fault.drops_connection() => None,
+                Err(fault) if session.is_cluster() && !fault.drops_connection() => self.hear(&[])?,
                 Err(fault) => return Err(Failure::harmless(&fault)),
-            };
-            let newest = newest.map_or(i64::MIN, |place| place.0);
-            let mut last = lock(&self.last);
-            *last = Some(last.map_or(newest, |last| last.max(newest)));
+            }
         }
         let (mut placed, past) = self.in_front(kind, times);
         if !past.is_empty() {
@@ -89,8 +123,8 @@ impl Places {
     /// Places those rows that come in front; the others get the first place of their millisecond,
     /// and their positions are given.
     fn in_front(&self, kind: Kind, times: &[Timestamp]) -> (Placed, Vec<usize>) {
-        let mut guard = lock(&self.last);
-        let before = guard.unwrap_or(i64::MIN);
+        let mut guard = lock(&self.counter.last);
+        let before = *guard;
         let mut last = before;
         let mut past = Vec::new();
         let mut places = Vec::with_capacity(times.len());
@@ -108,19 +142,52 @@ impl Places {
             last = place;
             places.push(Micros(place));
         }
-        *guard = Some(last);
+        *guard = last;
         (Placed { places, before, after: last }, past)
     }
 
     /// Says which of the rows are in the table now. Places of the others are free again, as long
     /// as nobody was placed behind them.
     pub(super) fn settle(&self, placed: &Placed, inserted: impl Fn(usize) -> bool) {
-        let mut last = lock(&self.last);
-        if *last == Some(placed.after) {
+        let mut last = lock(&self.counter.last);
+        if *last == placed.after {
             let places = placed.places.iter().enumerate();
             let taken = places.filter(|(at, _)| inserted(*at)).map(|(_, place)| place.0).max();
-            *last = Some(taken.map_or(placed.before, |taken| taken.max(placed.before)));
+            *last = taken.map_or(placed.before, |taken| taken.max(placed.before));
         }
+    }
+
+    /// Places for a batch whose rows go to several tables: those in front. The others (`None`) are
+    /// placed by their own tables.
+    pub(super) fn ahead(&self, kind: Kind, times: &[Timestamp]) -> Vec<Option<Micros>> {
+        let (placed, past) = self.in_front(kind, times);
+        let place = |(at, place)| past.binary_search(&at).is_err().then_some(place);
+        placed.places.into_iter().enumerate().map(place).collect()
+    }
+
+    /// Finds places for those rows that have none yet, behind everything of their milliseconds.
+    ///
+    /// # Errors
+    /// When the table has to be asked and can't be.
+    pub(super) async fn complete(
+        &self,
+        session: &Session,
+        given: &[Option<Micros>],
+        times: &[Timestamp],
+    ) -> Result<Placed, Failure> {
+        let mut past = Vec::new();
+        let mut places = Vec::with_capacity(given.len());
+        for (at, (place, time)) in given.iter().zip(times).enumerate() {
+            if place.is_none() {
+                past.push(at);
+            }
+            places.push(place.unwrap_or_else(|| Micros::first_of(*time)));
+        }
+        if !past.is_empty() {
+            behind(session, &mut places, &past).await?;
+        }
+        // Places of a batch that was split are not given back.
+        Ok(Placed { places, before: i64::MAX, after: i64::MAX })
     }
 }
 
@@ -181,7 +248,8 @@ mod tests {
     }
 
     fn places(last: i64) -> Places {
-        Places { last: Mutex::new(Some(last)) }
+        let counter = Arc::new(Counter { last: Mutex::new(last) });
+        Places { counter, asked: AtomicBool::new(true) }
     }
 
     fn front(places: &Places, kind: Kind, times: &[i64]) -> (Vec<i64>, Vec<usize>) {
@@ -212,12 +280,13 @@ mod tests {
         let all = places(5_000_000);
         let (placed, _) = all.in_front(Kind::New, &[at(6_000), at(6_001), at(7_000)]);
         all.settle(&placed, |at| at == 0);
-        assert_eq!(*lock(&all.last), Some(6_000_000));
+        let last = || *lock(&all.counter.last);
+        assert_eq!(last(), 6_000_000);
         let (placed, _) = all.in_front(Kind::New, &[at(8_000)]);
         let (later, _) = all.in_front(Kind::New, &[at(9_000)]);
         all.settle(&placed, |_| false);
-        assert_eq!(*lock(&all.last), Some(9_000_000), "somebody stands behind it");
+        assert_eq!(last(), 9_000_000, "somebody stands behind it");
         all.settle(&later, |_| true);
-        assert_eq!(*lock(&all.last), Some(9_000_000));
+        assert_eq!(last(), 9_000_000);
     }
 }

@@ -14,6 +14,7 @@ pub(super) struct Migration {
 pub(super) static MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "links", sql: include_str!("migrations/0001_links.sql") },
     Migration { version: 2, name: "changes", sql: include_str!("migrations/0002_changes.sql") },
+    Migration { version: 3, name: "arcs", sql: include_str!("migrations/0003_arcs.sql") },
 ];
 
 /// The schema that this program needs.

@@ -21,6 +21,8 @@ pub enum Class {
     MultiShard,
     /// Makes or fills tables.
     Ddl,
+    /// For a database that is one shard of several and not a cluster.
+    Shard,
     /// About a cluster's own tables and nodes: other servers don't understand it.
     Cluster,
     /// Nothing but the server that is asked: tables that it alone has, or no table at all.
@@ -111,6 +113,7 @@ pub fn all() -> Vec<Described> {
         .iter()
         .chain(copies::STATEMENTS)
         .chain(doctor::STATEMENTS)
+        .chain(arcs::STATEMENTS)
         .map(|statement| Described {
             name: statement.name,
             class: statement.class,
@@ -147,9 +150,6 @@ macro_rules! statements {
     };
 }
 
-pub(super) mod copies;
-pub(super) mod doctor;
-
 macro_rules! rows {
     ($($(#[$doc:meta])*
         $name:ident: $one:ident, $many:ident [$($kind:ident),*] = $head:expr, $tail:expr;)*) => {
@@ -166,6 +166,11 @@ macro_rules! rows {
         static ROWS: &[&Rows] = &[$(&$name),*];
     };
 }
+
+// After the macro, which they use.
+pub(super) mod arcs;
+pub(super) mod copies;
+pub(super) mod doctor;
 
 /// The columns of `links` that are read, in the order of `row::stored`.
 macro_rules! read {
@@ -419,10 +424,11 @@ statements! {
     MIGRATION_NOTE: Local [INT4, TEXT, INT8] =
         "INSERT INTO shunt_migrations (version, name, checksum) VALUES ($1, $2, $3)";
 
-    /// This process is the latest one of its node.
-    BOOT: Local [INT8] =
-        "INSERT INTO nodes (node, boot) VALUES ($1, 1)
-         ON CONFLICT (node) DO UPDATE SET boot = nodes.boot + 1 RETURNING boot";
+    /// This process is the latest one of its node; `$2` is the time it started at, so that all
+    /// shards give it one number.
+    BOOT: Local [INT8, INT8] =
+        "INSERT INTO nodes (node, boot) VALUES ($1, $2)
+         ON CONFLICT (node) DO UPDATE SET boot = greatest(nodes.boot + 1, $2) RETURNING boot";
     /// The latest process of a node.
     LATEST_BOOT: Local [INT8] = "SELECT boot FROM nodes WHERE node = $1";
     ATTEMPT_NOTE: Router [

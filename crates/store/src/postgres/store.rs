@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use shunt_domain::StoreError;
 use tokio::sync::OnceCell;
@@ -13,7 +14,7 @@ use super::error::{Failure, PostgresError};
 use super::gather::Gather;
 use super::migrate::{self, Migrated};
 use super::options::PostgresOptions;
-use super::place::Places;
+use super::place::{Counter, Places};
 use super::row;
 use super::session::Session;
 use super::statements;
@@ -43,6 +44,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Boot {
     pub(super) node: i64,
+    /// As in [`Together`].
+    opened: i64,
     number: OnceCell<i64>,
 }
 
@@ -55,11 +58,28 @@ impl Boot {
     /// that.
     pub(super) async fn number(&self, session: &Session) -> Result<i64, Failure> {
         let noting = || async {
-            let rows = session.read(&statements::BOOT, &[&self.node]).await?;
+            let rows = session.read(&statements::BOOT, &[&self.node, &self.opened]).await?;
             let row = rows.first().ok_or_else(|| missing("a boot"))?;
             Ok::<i64, Failure>(row::get(row, 0)?)
         };
         self.number.get_or_try_init(noting).await.copied()
+    }
+}
+
+/// What the databases of one store share in a process: new links get their places from one counter,
+/// and the process has one number as a life of its node.
+#[derive(Clone, Debug)]
+pub(crate) struct Together {
+    counter: Arc<Counter>,
+    /// When the store was opened, in microseconds since 1970.
+    opened: i64,
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let opened = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        Self { counter: Arc::default(), opened }
     }
 }
 
@@ -75,30 +95,29 @@ impl PostgresStore {
     /// # Errors
     /// [`PostgresError::Options`].
     pub fn open(options: PostgresOptions) -> Result<Self, PostgresError> {
-        Self::start(options, None)
+        Self::start(options, &Together::default(), None)
     }
 
-    /// The same on a database whose primary moves: every connection leads where the guide says.
+    /// The same as one of several databases that are one store, and on a database whose primary
+    /// moves: then every connection leads where the guide says.
     ///
     /// # Errors
     /// [`PostgresError::Options`].
-    pub(crate) fn guided(
+    pub(crate) fn start(
         options: PostgresOptions,
-        guide: Arc<dyn Guide>,
-    ) -> Result<Self, PostgresError> {
-        Self::start(options, Some(guide))
-    }
-
-    fn start(
-        options: PostgresOptions,
+        together: &Together,
         guide: Option<Arc<dyn Guide>>,
     ) -> Result<Self, PostgresError> {
-        let boot = Boot { node: options.node.cast_signed(), number: OnceCell::new() };
+        let boot = Boot {
+            node: options.node.cast_signed(),
+            opened: together.opened,
+            number: OnceCell::new(),
+        };
         let creates = Gather::new(options.writers, options.creates_per_statement);
         let database = Database::start(options, guide)?;
         let inner = Inner {
             database,
-            places: Arc::default(),
+            places: Arc::new(Places::new(Arc::clone(&together.counter))),
             creates: Arc::new(creates),
             leases: Arc::default(),
             boot: Arc::new(boot),
@@ -148,6 +167,19 @@ impl PostgresStore {
     /// Writes past their deadline and still under way, now.
     pub fn overdue(&self) -> u64 {
         self.inner.database.writers.overdue().count()
+    }
+
+    /// Spawns work on the store's own threads.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.database.spawn(work);
+    }
+
+    /// Runs something on the threads of the store and waits for it.
+    pub(crate) fn block_on<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.inner.database.block_on(work)
     }
 
     pub(super) fn database(&self) -> &Database {

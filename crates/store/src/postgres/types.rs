@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use shunt_domain::Timestamp;
+use shunt_domain::ring::Place;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 type AnyError = Box<dyn std::error::Error + Sync + Send>;
@@ -55,6 +56,29 @@ impl<'a> FromSql<'a> for Micros {
     }
 
     accepts!(TIMESTAMPTZ);
+}
+
+/// A `uuid` that holds a place on the ring: both sort as 128-bit numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PlaceBits(pub(super) Place);
+
+impl ToSql for PlaceBits {
+    fn to_sql(&self, _ty: &Type, out: &mut BytesMut) -> Result<IsNull, AnyError> {
+        out.put_u128(self.0.0);
+        Ok(IsNull::No)
+    }
+
+    accepts!(UUID);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for PlaceBits {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> Result<Self, AnyError> {
+        let bytes: [u8; 16] = raw.try_into()?;
+        Ok(Self(Place(u128::from_be_bytes(bytes))))
+    }
+
+    accepts!(UUID);
 }
 
 /// A text that is looked for by `LIKE`, with everything in it taken literally.

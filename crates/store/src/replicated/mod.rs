@@ -3,8 +3,9 @@
 //!
 //! Reading order: `store`, then `lookout` (what is known of the copies) with `election` and `lag`,
 //! `plan` and `reader` for reads, `recent` and `ports` for what a process must see of its own
-//! writes, [`facts`] for people. Why it is so: docs/adr/ on standbys.
+//! writes, `arcs` for a database that is a shard, [`facts`] for people. Why it is so: docs/adr/ on standbys.
 
+mod arcs;
 mod election;
 pub mod facts;
 mod lag;
@@ -17,4 +18,5 @@ mod store;
 
 pub use facts::{CopyState, Problem};
 pub use lag::Lag;
+pub(crate) use store::Watch;
 pub use store::{MOST_COPIES, ReplicatedOptions, ReplicatedStats, ReplicatedStore};

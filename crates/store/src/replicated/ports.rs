@@ -49,27 +49,42 @@ impl ReplicatedStore {
 
     /// Reads from the primary, or if that can't be asked from whichever standby answers: for what
     /// hardly ever changes and is needed to serve redirects at all.
-    async fn on_any<'a, T>(
+    pub(super) async fn on_any<'a, T>(
         &'a self,
         primary: BoxFuture<'a, Result<T, StoreError>>,
         standby: impl Fn(&'a Copy) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         self.lookout().first_look().await;
-        let (views, elected) = self.lookout().views();
-        if elected.primary.is_some() {
+        if self.has_primary() {
             match primary.await {
                 Err(error) if is_unreachable(&error) => {}
                 answer => return answer,
             }
         }
+        self.on_standby(standby).await
+    }
+
+    /// Whether a copy takes writes, as far as is known.
+    pub(crate) fn has_primary(&self) -> bool {
+        self.lookout().views().1.primary.is_some()
+    }
+
+    /// Reads from a standby that answers, the one that is least behind if it does.
+    pub(super) async fn on_standby<'a, T>(
+        &'a self,
+        standby: impl Fn(&'a Copy) -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (views, _) = self.lookout().views();
+        let mut standbys: Vec<_> = self.lookout().copies().iter().zip(&views).collect();
+        standbys.retain(|(_, view)| {
+            view.report.is_some_and(|report| report.in_recovery) && !view.foreign
+        });
+        standbys.sort_by_key(|(_, view)| view.lag.map_or(u64::MAX, |lag| lag.bytes));
         let mut last = None;
-        for (watched, view) in self.lookout().copies().iter().zip(&views) {
-            let here = view.report.filter(|report| report.in_recovery && !view.foreign);
-            if here.is_some() {
-                match standby(&watched.copy).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) => last = Some(error),
-                }
+        for (watched, _) in standbys {
+            match standby(&watched.copy).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
             }
         }
         let nobody = || StoreError::Unavailable("no copy of the database answers".to_owned());

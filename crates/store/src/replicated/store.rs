@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shunt_domain::StoreError;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use super::lookout::Lookout;
 use super::recent::Recent;
-use crate::postgres::{Copy, PostgresError, PostgresOptions, PostgresRollups, PostgresStore, lock};
+use crate::postgres::{
+    Copy, Guide, PostgresError, PostgresOptions, PostgresRollups, PostgresStore, Together, lock,
+};
 
 /// The most copies that one store has.
 pub const MOST_COPIES: usize = 64;
@@ -135,26 +137,29 @@ impl ReplicatedStore {
     /// # Errors
     /// [`PostgresError::Options`].
     pub fn open(options: &ReplicatedOptions) -> Result<Self, PostgresError> {
+        Self::start(options, &Together::default())
+    }
+
+    /// The same as one of several databases that are one store.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(crate) fn start(
+        options: &ReplicatedOptions,
+        together: &Together,
+    ) -> Result<Self, PostgresError> {
         let wrong = |what: String| PostgresError::Options(what);
-        let all = options.copies();
-        if all.len() > MOST_COPIES {
-            return Err(wrong(format!(
-                "{} copies are named, {MOST_COPIES} can be used; name fewer",
-                all.len()
-            )));
-        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.primary.io_threads.max(1))
             .thread_name("standbys")
             .enable_all()
             .build()
             .map_err(|error| wrong(format!("can't start threads for the standbys: {error}")))?;
-        let address = all.iter().map(PostgresOptions::address).collect::<Vec<_>>().join(", ");
-        let copy = |options| Copy::new(runtime.handle().clone(), options);
-        let copies = all.into_iter().map(copy).collect::<Result<Vec<_>, _>>()?;
-        let lookout = Lookout::new(copies, options.max_lag);
-        lookout.start(runtime.handle());
-        let primary = PostgresStore::guided(options.primary.clone(), lookout.clone())?;
+        let lookout = lookout(options, runtime.handle())?;
+        let address = lookout.copies().iter().map(|watched| watched.copy.address());
+        let address = address.collect::<Vec<_>>().join(", ");
+        let guide = lookout.clone();
+        let primary = PostgresStore::start(options.primary.clone(), together, Some(guide))?;
         let inner = Inner {
             primary,
             lookout,
@@ -234,6 +239,49 @@ impl ReplicatedStore {
 
     pub(super) fn recent(&self) -> &Recent {
         &self.inner.recent
+    }
+}
+
+/// Looks at all copies from now on.
+fn lookout(options: &ReplicatedOptions, handle: &Handle) -> Result<Arc<Lookout>, PostgresError> {
+    let all = options.copies();
+    if all.len() > MOST_COPIES {
+        return Err(PostgresError::Options(format!(
+            "{} copies are named, {MOST_COPIES} can be used; name fewer",
+            all.len()
+        )));
+    }
+    let copy = |options| Copy::new(handle.clone(), options);
+    let copies = all.into_iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+    let lookout = Lookout::new(copies, options.max_lag);
+    lookout.start(handle);
+    Ok(lookout)
+}
+
+/// Knows which copy is the primary, for somebody who has a single connection to it.
+pub(crate) struct Watch(Arc<Lookout>);
+
+impl Watch {
+    /// Looks at the copies from now on, on the threads of this runtime.
+    ///
+    /// # Errors
+    /// [`PostgresError::Options`].
+    pub(crate) fn start(
+        options: &ReplicatedOptions,
+        handle: &Handle,
+    ) -> Result<Self, PostgresError> {
+        lookout(options, handle).map(Self)
+    }
+
+    /// Leads connections to the primary.
+    pub(crate) fn guide(&self) -> Arc<dyn Guide> {
+        self.0.clone()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -22,6 +22,8 @@ struct World {
     changes: Mutex<Vec<Invalidation>>,
     cut: AtomicBool,
     feed_cut: AtomicBool,
+    /// A part of the store can't be asked.
+    feed_partial: AtomicBool,
     hang: AtomicBool,
     feed_lost: AtomicBool,
     gets: AtomicUsize,
@@ -144,6 +146,7 @@ impl ChangeFeed for World {
                 changes: changes[from..].to_vec(),
                 next: FeedPosition(changes.len().to_string()),
                 more: false,
+                whole: !self.feed_partial.load(Relaxed),
                 lost: self.feed_lost.swap(false, Relaxed),
             })
         })
@@ -431,6 +434,24 @@ async fn a_feed_that_lost_its_thread_empties_l1_and_shuts_the_second_tier_for_it
     assert_eq!(node.target(&key()).await, "https://v2.example/");
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(node.open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_part_of_the_store_can_not_tell_holds_up_nothing_but_the_second_tier() {
+    let node = Node::ready().await;
+    node.put(&version(1));
+    assert_eq!(node.target(&key()).await, "https://v1.example/");
+    node.resolver.bus_down();
+    node.world.feed_partial.store(true, Relaxed);
+    node.edited(&version(2));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(node.target(&key()).await, "https://v2.example/", "the rest of the feed told");
+    // What the missing part has noted may be written down in its old form.
+    node.resolver.bus_up();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!node.open());
+    node.world.feed_partial.store(false, Relaxed);
+    node.wait_open().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ pub(super) async fn look(
     let options = ReplicatedOptions {
         // Nothing is written here.
         primary: PostgresOptions { writers: 1, max_overdue: 1, ..options.clone() },
-        replicas: config.store.replicas.clone(),
+        replicas: config.store.standbys(),
         max_lag: config.store.max_lag,
     };
     let runtime = tokio::runtime::Handle::current();

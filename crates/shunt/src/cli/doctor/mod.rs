@@ -18,7 +18,7 @@ mod service;
 
 use serde_json::{Value, json};
 
-use crate::config::{CacheUrl, CommonFlags, Environment, Loaded, StoreUrl};
+use crate::config::{AllocatorKind, CacheUrl, CommonFlags, Config, Environment, Loaded, StoreUrl};
 
 use super::exit::{Code, Failure, one_line};
 use super::output;
@@ -62,6 +62,7 @@ pub(super) fn run(args: &Args, flags: &CommonFlags) -> anyhow::Result<()> {
         let usable = match &config.store.url {
             StoreUrl::DataDir | StoreUrl::Sqlite(_) => true,
             StoreUrl::Postgres(options) => postgres::check(config, options, &mut findings).await,
+            StoreUrl::Shards(_) => shards(config, &mut findings).await,
         };
         match &config.cache.url {
             CacheUrl::None => {}
@@ -79,6 +80,22 @@ pub(super) fn run(args: &Args, flags: &CommonFlags) -> anyhow::Result<()> {
         findings.wrong(&problems::STORE_CLOSED, one_line(&error));
     }
     report(args, &findings)
+}
+
+/// Looks at each shard as at a database of its own, with its standbys; answers whether the service
+/// can use all of them.
+async fn shards(config: &Config, findings: &mut Findings) -> bool {
+    let mut usable = true;
+    for shard in config.store.shards() {
+        let mut one = config.clone();
+        one.store.url = StoreUrl::Postgres(Box::new(shard.database.clone()));
+        one.store.replicas.retain(|replica| replica.shard.as_ref() == Some(&shard.name));
+        one.store.migrate = None;
+        // The pool of codes is the home's alone, and the service tells of it.
+        one.links.allocator = AllocatorKind::Random;
+        usable &= postgres::check(&one, &shard.database, findings).await;
+    }
+    usable
 }
 
 fn report(args: &Args, findings: &Findings) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The stores.
 
 use super::super::super::parse::{Raw, count, duration, size, word};
-use super::super::super::urls::{postgres, replicas};
+use super::super::super::urls::{named_shards, postgres, replicas};
 use super::super::super::{Durability, StoreUrl};
 use super::super::{Flag, Setting};
 use super::{HOUR, SECOND, TIB};
@@ -19,9 +19,32 @@ pub(super) const PART: &[Setting] = &[
          another one; the file's name is fixed, clicks.db with the roll-ups lies beside it. \
          postgres://user:password@host:5432/database: PostgreSQL, directly or through PgBouncer in \
          transaction mode; with ?sslmode=verify-full&sslrootcert=/path/ca.pem it is encrypted; \
-         several hosts (host1:5432,host2:5432) are tried until one takes writes. Run `shunt \
-         migrate` once before the first start.",
+         several hosts (host1:5432,host2:5432) are tried until one takes writes. \
+         shards+postgres://a=user:password@host1/database,b=…: several databases as one store, see \
+         store.shards. Run `shunt migrate` once before the first start.",
         to!(store.url, |raw: &Raw| StoreUrl::parse(raw.text()?))
+    ),
+    setting!(
+        secret
+        "store.shards",
+        "SHUNT_STORE_SHARDS",
+        Flag::No,
+        "",
+        "list of name=URL",
+        "Several PostgreSQL databases as one store, instead of store.url: each with the name that \
+         is hashed, for example a=postgres://user:password@host:5432/database. Links are spread \
+         over them by a consistent-hash ring. The order has no meaning, a name must never change, \
+         an address may. All nodes name the same shards; a new one is named here first and gets \
+         its part with `shunt shards add`.",
+        |config, raw| {
+            if let Some(shards) = named_shards(&raw.list())? {
+                if !matches!(config.store.url, StoreUrl::DataDir) {
+                    return Err("store.url is given as well; give one of the two".to_owned());
+                }
+                config.store.url = shards;
+            }
+            Ok(())
+        }
     ),
     setting!(
         "store.durability",
@@ -103,7 +126,8 @@ pub(super) const PART: &[Setting] = &[
         "Streaming standbys of the PostgreSQL database: redirects read from the nearest copy, and \
          one of them that is promoted is written to without a restart. Each a \
          postgres://user:password@host:5432/database as in store.url, one host each; name the \
-         database itself, or a pooler that leads to this one server. In the environment and in a \
+         database itself, or a pooler that leads to this one server. A shard's standby has the \
+         shard's name in front, as in store.shards: a=postgres://…. In the environment and in a \
          secret's file they are parted by commas.",
         to!(store.replicas, replicas)
     ),
