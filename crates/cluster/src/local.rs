@@ -65,6 +65,28 @@ impl Part {
     }
 }
 
+/// Where the nodes keep their links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// On the primary with its standbys.
+    Postgres,
+    /// On the three shards, which are databases of their own then and no Citus.
+    Shards,
+}
+
+impl Store {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Postgres, Self::Shards];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Shards => "shards",
+        }
+    }
+}
+
 /// What is to be started, and where.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,6 +94,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// The `shunt` program that the nodes run.
     pub binary: PathBuf,
+    /// Where the nodes keep their links; `None` for where they did, [`Store::Postgres`] at first.
+    pub store: Option<Store>,
     /// What is left out.
     pub without: Vec<Part>,
 }
@@ -100,6 +124,7 @@ pub struct Local {
     /// The shards, or coordinator and workers.
     shards: Vec<Postgres>,
     citus: bool,
+    store: Store,
     postgres: Vec<Postgres>,
     api_key: String,
     place: Place,
@@ -119,6 +144,10 @@ impl Local {
         let secret = kept(&place.path().join(PASSWORD), || Ok(identity::password()?.to_owned()))?;
         identity::set_password(&secret)?;
         let with = |part| !options.without.contains(&part);
+        let store = chosen(place.path(), options.store)?;
+        if store == Store::Shards && !with(Part::Shards) {
+            bail!("the nodes keep their links on the shards; leave out --without shards");
+        }
         let mut local = Self {
             haproxy: None,
             nodes: Vec::new(),
@@ -127,6 +156,7 @@ impl Local {
             pgbouncer: None,
             shards: Vec::new(),
             citus: false,
+            store,
             postgres: Vec::new(),
             api_key: String::new(),
             place,
@@ -347,6 +377,9 @@ const LONGEST_PATH: usize = 70;
 /// The line in a directory that makes it a local cluster's, and the secret of all its servers.
 const PASSWORD: &str = "password";
 
+/// The key for the API, made with the first node.
+const API_KEY: &str = "api-key";
+
 /// What the supervisor says, in the directory; the one file that may be there before the cluster.
 pub const LOG: &str = "supervisor.log";
 
@@ -435,6 +468,22 @@ pub fn clear(directory: &Path, purge: bool) -> Result<()> {
         crate::shunt::sweep_rings();
     }
     Ok(())
+}
+
+/// Where the nodes keep their links: links don't move from one to the other.
+fn chosen(directory: &Path, asked: Option<Store>) -> Result<Store> {
+    let first = asked.filter(|_| !directory.join(API_KEY).exists()).unwrap_or(Store::Postgres);
+    let found = kept(&directory.join("store"), || Ok(first.name().to_owned()))?;
+    let store = Store::ALL.into_iter().find(|store| store.name() == found);
+    let store = store.with_context(|| format!("{}/store holds {found:?}", directory.display()))?;
+    if asked.is_some_and(|asked| asked != store) {
+        bail!(
+            "the links in {} are on {found}; go on with that, or begin anew after `shunt dev down \
+             --purge`",
+            directory.display()
+        );
+    }
+    Ok(store)
 }
 
 fn remove_file(path: &Path) -> Result<()> {

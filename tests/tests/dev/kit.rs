@@ -44,8 +44,14 @@ impl Dev {
 
     /// `shunt dev up` as a child; it is killed with the test.
     pub(crate) fn up(&mut self) {
+        self.up_with(&[]);
+    }
+
+    /// The same with more words.
+    pub(crate) fn up_with(&mut self, words: &[&str]) {
         let began = Instant::now();
-        let mut process = self.spec(&["up", "--json"]).spawn(self.place.path()).unwrap();
+        let words = [&["up", "--json"], words].concat();
+        let mut process = self.spec(&words).spawn(self.place.path()).unwrap();
         let line = |process: &mut Process| process.stdout().lines().next().map(str::to_owned);
         self.report =
             process.wait_ready(LONG, |process| serde_json::from_str(&line(process)?).ok()).unwrap();
@@ -136,7 +142,7 @@ impl Dev {
         Address::Tcp(entry.parse().unwrap())
     }
 
-    /// Asks through HAProxy.
+    /// Asks through HAProxy, or the first node where there is none.
     pub(crate) fn ask(&self, request: Request) -> Response {
         http::ask(&self.entry(), &request.key(self.report["api_key"].as_str().unwrap())).unwrap()
     }

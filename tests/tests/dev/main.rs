@@ -6,6 +6,7 @@
 
 mod kit;
 mod life;
+mod shards;
 
 use shunt_cluster::Shunt;
 

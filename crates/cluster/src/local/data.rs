@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{DATABASE, Local, Slot};
+use super::{DATABASE, Local, Slot, Store};
 use crate::postgres::Setup;
 use crate::{PgBouncer, Postgres, Redis, citus};
 
@@ -65,7 +65,8 @@ impl Local {
 
     /// Shards stay what they were made as; new ones are a Citus where there is one.
     fn reserve_shards(&mut self) -> Result<()> {
-        self.citus = !self.path("shard-1").exists() && citus::installed()?;
+        let asked = self.store == Store::Shards;
+        self.citus = !asked && !self.path("shard-1").exists() && citus::installed()?;
         for number in 0..SHARDS {
             let name = self.name(Slot::Shard(number));
             let setup = if self.citus { citus::node() } else { Postgres::setup() };

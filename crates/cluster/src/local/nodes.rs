@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{DATABASE, Local, kept};
+use super::{API_KEY, DATABASE, Local, Store, kept};
 use crate::{Haproxy, Shunt};
 
 /// How many nodes there are.
@@ -43,7 +43,7 @@ impl Local {
             node.start()?;
             self.nodes.push(node);
         }
-        self.api_key = kept(&self.path("api-key"), || self.make_api_key())?;
+        self.api_key = kept(&self.path(API_KEY), || self.make_api_key())?;
         if let Some(haproxy) = &self.haproxy {
             progress("HAProxy finds the nodes");
             (0..NODES).try_for_each(|node| haproxy.wait_up(node, true))?;
@@ -53,18 +53,37 @@ impl Local {
 
     /// Its settings, for people to look at too.
     fn configured(&mut self, node: Shunt) -> Result<Shunt> {
-        let primary = self.primary()?;
-        let primary = self.postgres.get(primary).context("no primary")?.url(DATABASE);
-        let pooled = self.pgbouncer.as_ref().map(|pgbouncer| pgbouncer.url(DATABASE));
         let mut text = "# Written by `shunt dev up` at each start.\n".to_owned();
         if self.haproxy.is_some() {
             text += &format!("base_url = \"{}\"\n\n", self.entry());
             text += "[proxies]\ntrusted = [\"127.0.0.1\"]\n";
         }
+        text += "\n[store]\n";
+        text += &match self.store {
+            Store::Postgres => self.on_postgres()?,
+            Store::Shards => self.on_shards(),
+        };
+        node.config(&text)
+    }
+
+    fn on_postgres(&mut self) -> Result<String> {
+        let primary = self.primary()?;
+        let primary = self.postgres.get(primary).context("no primary")?.url(DATABASE);
+        let pooled = self.pgbouncer.as_ref().map(|pgbouncer| pgbouncer.url(DATABASE));
         // Tables are made on a connection that is one session.
         let url = pooled.as_ref().unwrap_or(&primary);
-        text += &format!("\n[store]\nurl = \"{url}\"\nmigrate = \"{primary}\"\n");
-        node.config(&text)
+        Ok(format!("url = \"{url}\"\nmigrate = \"{primary}\"\n"))
+    }
+
+    fn on_shards(&self) -> String {
+        let mut text = "shards = [\n".to_owned();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let name = format!("shard{}", number + 1);
+            let pooled = self.pgbouncer.as_ref().map(|pgbouncer| pgbouncer.url(&name));
+            let url = pooled.unwrap_or_else(|| shard.url(DATABASE));
+            text += &format!("    \"{name}={url}\",\n");
+        }
+        text + "]\n"
     }
 
     fn make_api_key(&self) -> Result<String> {

@@ -152,7 +152,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Shards(command) => shards::run(command, &load(&flags)?),
         Command::Config(command) => config::run(&command, &flags),
         Command::Bench(args) => crate::bench::run(*args),
-        Command::Dev(args) => dev::run(args),
+        Command::Dev(args) => dev::run(args, flags.given("store.url")),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),
         Command::Openapi => openapi::run(),
     }

@@ -25,6 +25,12 @@ pub struct ServeFlags {
 }
 
 impl CommonFlags {
+    /// What a flag of its own gave for a setting.
+    pub fn given(&self, key: &str) -> Option<&str> {
+        let found = self.values.iter().find(|(known, _)| *known == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// With the flags of `serve` added.
     #[must_use]
     pub fn with(mut self, serve: ServeFlags) -> Self {

@@ -10,9 +10,11 @@ mod supervisor;
 use std::path::PathBuf;
 
 use clap::ValueHint;
-use shunt_cluster::local::Part;
+use shunt_cluster::local::{Part, Store};
 
 use client::Request;
+
+use super::exit::{Code, Failure};
 
 /// The supervisor's socket in the directory, for its owner alone.
 const SOCKET: &str = "control.sock";
@@ -29,7 +31,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Start all servers, on the data of the last time, and stay until Ctrl-C
+    /// Start all servers, on the data of the last time, and stay until Ctrl-C; with `--store
+    /// shards` at the first time the nodes keep their links on the three shards, else on the primary
     Up(Up),
     /// Ask every server how it is; exit code 69 unless all are up
     Status {
@@ -82,10 +85,20 @@ fn part(text: &str) -> Result<Part, String> {
     found.ok_or_else(|| format!("write one of {}", Part::ALL.map(Part::name).join(", ")))
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<()> {
+/// What `--store` means here: the nodes' store is one of the cluster's own.
+fn store(text: &str) -> anyhow::Result<Store> {
+    let found = Store::ALL.into_iter().find(|store| store.name() == text);
+    found.ok_or_else(|| {
+        let all = Store::ALL.map(Store::name).join(" or ");
+        let text = format!("--store: the nodes of a local cluster are on {all}; write one of them");
+        Failure::error(Code::Usage, text)
+    })
+}
+
+pub(super) fn run(args: Args, asked: Option<&str>) -> anyhow::Result<()> {
     let Args { dir, command } = args;
     match command {
-        Command::Up(up) => supervisor::up(&dir, &up),
+        Command::Up(up) => supervisor::up(&dir, &up, asked.map(store).transpose()?),
         Command::Status { json } => {
             report::status(&client::ask(&dir, &Request::Status, &mut |_| {})?, json)
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use shunt_cluster::Local;
-use shunt_cluster::local::{self, Options};
+use shunt_cluster::local::{self, Options, Store};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +27,7 @@ use crate::cli::exit::{Code, Failure, one_line};
 const REQUEST: Duration = Duration::from_secs(5);
 
 /// Starts the cluster and stays with it, or leaves that to a process in the background.
-pub(super) fn up(dir: &Path, args: &Up) -> anyhow::Result<()> {
+pub(super) fn up(dir: &Path, args: &Up, store: Option<Store>) -> anyhow::Result<()> {
     if client::connect(dir)?.is_some() {
         let dir = dir.display();
         let text = format!(
@@ -39,25 +39,31 @@ pub(super) fn up(dir: &Path, args: &Up) -> anyhow::Result<()> {
     local::check_directory(dir)
         .map_err(|error| Failure::error(Code::Unavailable, one_line(&error)))?;
     if args.supervisor {
-        return supervisor(dir, args);
+        return supervisor(dir, args, store);
     }
     let mut steps = Steps::new("starting");
     if args.detach {
-        let up = detach(dir, args, &mut |what| steps.at(what))?;
+        let up = detach(dir, args, store, &mut |what| steps.at(what))?;
         steps.finish();
         return report::up(&up, args.json);
     }
-    let (local, up) = start(dir, args, &mut |what| steps.at(what))?;
+    let (local, up) = start(dir, args, store, &mut |what| steps.at(what))?;
     steps.finish();
     report::up(&up, args.json)?;
     eprintln!("Stop it with Ctrl-C or `shunt dev down`.");
     serve(local)
 }
 
-fn start(dir: &Path, args: &Up, step: &mut dyn FnMut(&str)) -> anyhow::Result<(Local, Value)> {
+fn start(
+    dir: &Path,
+    args: &Up,
+    store: Option<Store>,
+    step: &mut dyn FnMut(&str),
+) -> anyhow::Result<(Local, Value)> {
     let options = Options {
         directory: dir.to_owned(),
         binary: std::env::current_exe().context("find this program")?,
+        store,
         without: args.without.clone(),
     };
     let mut local = Local::start(&options, step)
@@ -67,12 +73,20 @@ fn start(dir: &Path, args: &Up, step: &mut dyn FnMut(&str)) -> anyhow::Result<(L
 }
 
 /// Starts the supervisor and waits until the cluster is up.
-fn detach(dir: &Path, args: &Up, step: &mut dyn FnMut(&str)) -> anyhow::Result<Value> {
+fn detach(
+    dir: &Path,
+    args: &Up,
+    store: Option<Store>,
+    step: &mut dyn FnMut(&str),
+) -> anyhow::Result<Value> {
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     let log = dir.join(local::LOG);
     let log = File::create(&log).with_context(|| format!("open {}", log.display()))?;
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
     command.args(["dev", "up", "--supervisor", "--dir"]).arg(dir);
+    if let Some(store) = store {
+        command.args(["--store", store.name()]);
+    }
     for part in &args.without {
         command.args(["--without", part.name()]);
     }
@@ -83,11 +97,11 @@ fn detach(dir: &Path, args: &Up, step: &mut dyn FnMut(&str)) -> anyhow::Result<V
 }
 
 /// The supervisor's own life. What it has to say goes to the process that waits for it.
-fn supervisor(dir: &Path, args: &Up) -> anyhow::Result<()> {
+fn supervisor(dir: &Path, args: &Up, store: Option<Store>) -> anyhow::Result<()> {
     // Ctrl-C and the end of the terminal are the other's.
     rustix::process::setsid().context("leave the terminal")?;
     let say = |line: &Line| std::io::stdout().write_all(line.text().as_bytes());
-    let started = start(dir, args, &mut |what| {
+    let started = start(dir, args, store, &mut |what| {
         // Nobody waits any more: it was interrupted, and with it what it had begun.
         if say(&Line::Step(what.to_owned())).is_err() {
             std::process::exit(Code::Failure as i32);
