@@ -76,6 +76,29 @@ fn furnished() -> (Shunt, String) {
     (node, ada)
 }
 
+/// The same between a file and several databases.
+#[test]
+fn links_are_copied_to_shards_and_back() {
+    let (node, _) = furnished();
+    let postgres = Postgres::setup().fast().start().unwrap();
+    for name in ["a", "b", "c"] {
+        postgres.create_database(name).unwrap();
+    }
+    let address = |name| postgres.url(name).replace("postgres://", "");
+    let shards = ["a", "b", "c"].map(|name| format!("{name}={}", address(name))).join(",");
+    let shards = format!("shards+postgres://{shards}");
+    let sharded = Shunt::new().unwrap().env("SHUNT_STORE", &shards);
+    sharded.cli(["migrate"], SOON).unwrap().ok().unwrap();
+    let there = copy(&node, &sqlite(&node), &shards, &[]);
+    assert_eq!((&there["differences"], &there["rows"]), (&json!(0), &there["target_rows"]));
+    let verified = sharded.cli(["shards", "verify", "--json"], SOON).unwrap().ok().unwrap();
+    let verified: Value = serde_json::from_str(verified.trim()).unwrap();
+    assert_eq!((&verified["misplaced"], &verified["right"]), (&json!(0), &there["rows"]));
+    let back = Shunt::new().unwrap();
+    let again = copy(&back, &shards, &sqlite(&back), &[]);
+    assert_eq!((&again["differences"], &again["copied"]), (&json!(0), &there["rows"]));
+}
+
 #[test]
 fn there_and_back_nothing_is_lost() {
     let postgres = Postgres::setup().fast().start().unwrap();
