@@ -9,6 +9,9 @@ use cargo_metadata::Metadata;
 /// Crates that reach outside the process, speak HTTP, or hold SQL. Only a package whose row names
 /// one may depend on it. A heavy dependency that is not here yet belongs here.
 pub const DRIVERS: &[&str] = &[
+    "aws-config",
+    "aws-sdk-dynamodb",
+    "aws-smithy-http-client",
     "axum",
     "h2",
     "http",

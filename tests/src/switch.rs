@@ -31,3 +31,15 @@ pub fn figure(name: &str, text: &str) {
         kept.unwrap_or_else(|error| panic!("keep a figure in {}: {error}", file.display()));
     }
 }
+
+/// The program at `path` among those that `./test` installs because Debian has no package of them.
+///
+/// # Panics
+/// When it is not there, with what to do.
+pub fn tool(path: &str) -> PathBuf {
+    let tools = switch("SHUNT_TEST_TOOLS")
+        .map_or_else(|| crate::tree::root().join("target/tools"), PathBuf::from);
+    let program = tools.join(path);
+    assert!(program.is_file(), "{} is missing: `./test tools` installs it", program.display());
+    program
+}

@@ -13,6 +13,7 @@
 pub mod chromedriver;
 pub mod citus;
 pub mod deploy;
+pub mod dynalite;
 pub mod faults;
 pub mod haproxy;
 pub mod http;
@@ -34,6 +35,7 @@ pub mod wait;
 
 pub use chromedriver::Chromedriver;
 pub use citus::Citus;
+pub use dynalite::Dynalite;
 pub use haproxy::Haproxy;
 pub use http::{Address, Connection, Request, Response};
 pub use local::Local;

@@ -285,6 +285,8 @@ pub(crate) struct Setup {
     pub(crate) immutable: bool,
     /// Creates with a key go the way of stores that keep links and key rows apart.
     pub(crate) in_steps: bool,
+    /// The store has no lists, searches and exports.
+    pub(crate) without_lists: bool,
     pub(crate) max_body: usize,
     pub(crate) rates: Rates,
     pub(crate) codes: CodeSettings,
@@ -296,6 +298,7 @@ impl Default for Setup {
             anonymous_create: false,
             immutable: false,
             in_steps: false,
+            without_lists: false,
             max_body: 64 * 1024,
             rates: Rates::default(),
             codes: CodeSettings::default(),
@@ -359,7 +362,7 @@ impl World {
             reader: shared.clone(),
             writer: Arc::clone(&faults) as _,
             once: (!setup.in_steps).then(|| Arc::clone(&faults) as _),
-            query: shared.clone(),
+            query: (!setup.without_lists).then(|| shared.clone() as _),
             domains: shared.clone(),
             domain_map: Arc::new(DomainMap::default()),
             clock: Arc::clone(&clock) as _,

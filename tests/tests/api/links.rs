@@ -162,6 +162,19 @@ async fn immutable_links_are_made_and_deleted_but_not_edited() {
 }
 
 #[tokio::test]
+async fn a_store_without_lists_answers_501_and_does_everything_else() {
+    let world = World::with(Setup { without_lists: true, ..Setup::default() }).await;
+    let admin = world.admin().await;
+    let body = json!({"target": TARGET, "code": "i"});
+    assert_eq!(world.send(Ask::post("/api/v1/links", &body).key(&admin)).await.status, 201);
+    assert_eq!(world.send(Ask::get("/api/v1/links/i").key(&admin)).await.status, 200);
+    for uri in ["/api/v1/links", "/api/v1/links?q=abc&sort=-code", "/api/v1/links:export"] {
+        let answer = world.send(Ask::get(uri).key(&admin)).await;
+        assert_eq!(answer.problem(), problem(501, "unsupported", ""), "{uri}");
+    }
+}
+
+#[tokio::test]
 async fn lists_are_pages_of_ones_own_links() {
     let world = World::new().await;
     let mine = world.key(&[Scope::Read, Scope::Create], None).await;

@@ -268,7 +268,7 @@ impl Node {
                 reader: behind,
                 writer: port.clone(),
                 once: Some(port.clone()),
-                query: port.clone(),
+                query: Some(port.clone()),
                 domains: port.clone(),
                 domain_map: Arc::new(DomainMap::default()),
                 clock: Arc::clone(&clock) as _,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use shunt_cluster::{Shunt, Spec};
+use shunt_tests::switch::tool;
 
 use crate::kit;
 
@@ -19,7 +20,7 @@ fn schemathesis_finds_no_5xx_and_no_mismatch() {
     // Keys last and by themselves: sooner or later the fuzzer revokes the key it works with.
     let one_key = "/api/v1/keys/{id}";
     for which in [["--exclude-path", one_key], ["--include-path", one_key]] {
-        let spec = Spec::new("schemathesis", kit::tool("schemathesis/bin/schemathesis"))
+        let spec = Spec::new("schemathesis", tool("schemathesis/bin/schemathesis"))
             .args(["run", &shunt.url("/openapi.json")])
             .args(["--header", &format!("Authorization: Bearer {key}")])
             .args(["--max-examples", &examples, "--seed", "1", "--workers", "2"])

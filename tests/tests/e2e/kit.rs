@@ -1,25 +1,14 @@
 //! What the tests share: counts, an admin, links, and the figures that a run leaves behind.
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use shunt_cluster::{Connection, Request, Response, Shunt, until};
-use shunt_tests::switch::switch;
 pub(crate) use shunt_tests::switch::{count, figure, full};
 
 /// The bound of a wait whose condition is expected at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// A program that `./test` installs under its tools directory.
-pub(crate) fn tool(path: &str) -> PathBuf {
-    let tools = switch("SHUNT_TEST_TOOLS")
-        .map_or_else(|| shunt_tests::tree::root().join("target/tools"), PathBuf::from);
-    let program = tools.join(path);
-    assert!(program.is_file(), "{} is missing: `./test tools` installs it", program.display());
-    program
-}
 
 /// The setup link that a fresh server prints.
 pub(crate) fn setup_link(shunt: &Shunt) -> String {

@@ -16,6 +16,8 @@ mod coherence;
 mod copy;
 mod disk;
 mod docs;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod fds;
 mod fresh_start;
 mod import;

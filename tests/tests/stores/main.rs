@@ -9,6 +9,8 @@ mod citus;
 mod citus_nodes;
 mod cluster;
 mod conformance;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod faults;
 mod kit;
 mod legacy;

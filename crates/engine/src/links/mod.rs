@@ -55,8 +55,8 @@ pub struct Ports {
     pub writer: Arc<dyn LinkWriter>,
     /// Makes a link and its idempotency row in one transaction, where the store can.
     pub once: Option<Arc<dyn CreateOnce>>,
-    /// Lists and exports.
-    pub query: Arc<dyn LinkQuery>,
+    /// Lists and exports, where the store can (501 else).
+    pub query: Option<Arc<dyn LinkQuery>>,
     /// Numbers host names.
     pub domains: Arc<dyn DomainStore>,
     /// What redirects look their host up in; replaced whenever the domains are read.
@@ -237,7 +237,7 @@ impl Links {
         if let Some(owner) = actor.owner_filter() {
             query.owner = Some(owner);
         }
-        self.ports.query.list(query, deadline).await.map_err(list_error)
+        self.query()?.list(query, deadline).await.map_err(list_error)
     }
 
     /// One page of an export: everything, tombstones included, in creation order.
@@ -250,7 +250,11 @@ impl Links {
         limit: u32,
         deadline: Deadline,
     ) -> Result<(Vec<Stored>, Option<String>), LinkError> {
-        self.ports.query.export(cursor, limit, deadline).await.map_err(list_error)
+        self.query()?.export(cursor, limit, deadline).await.map_err(list_error)
+    }
+
+    fn query(&self) -> Result<&dyn LinkQuery, StoreError> {
+        self.ports.query.as_deref().ok_or(StoreError::Unsupported("lists, searches and exports"))
     }
 
     /// Changes a link. `expected` are the versions the caller accepts (`If-Match`); `None`: any.

@@ -60,7 +60,8 @@ pub struct SharingOptions {
     pub poll_bus_up: Duration,
     /// The same while it does not, or where there is none.
     pub poll_bus_down: Duration,
-    /// How long L1 may go on while neither bus nor feed can be heard.
+    /// How long L1 may go on while neither bus nor feed can be heard; and at all where there is no
+    /// feed.
     pub max_stale: Duration,
 }
 
@@ -348,6 +349,12 @@ impl Resolver {
             .feed
             .as_ref()
             .map_or_else(|| since(&shared.heard), |_| since(&shared.heard).min(since(&shared.fed)));
+        // Where there is no feed, L1 is emptied every so often whatever was heard.
+        let silent = match (&parts.feed, &parts.bus) {
+            (None, None) => Duration::ZERO,
+            (None, Some(_)) => silent.min(parts.options.max_stale),
+            (Some(_), _) => silent,
+        };
         let quiet = silent <= parts.options.poll_bus_down * 2 + FEED_PATIENCE;
         Some(Hearing {
             bus: parts.bus.as_ref().map(|_| up),
@@ -424,7 +431,11 @@ impl Resolver {
             if up {
                 shared.heard.store(mono, Relaxed);
             }
-            let stale = self.hearing().map_or(Duration::ZERO, |hearing| hearing.stale);
+            let stale = match &shared.parts.feed {
+                Some(_) => self.hearing().map_or(Duration::ZERO, |hearing| hearing.stale),
+                // What a node that stopped did not tell, nothing tells.
+                None => options.max_stale,
+            };
             if stale >= options.max_stale && now() - emptied >= options.max_stale {
                 emptied = now();
                 shared.stats.clears.fetch_add(1, Relaxed);

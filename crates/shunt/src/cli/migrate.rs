@@ -31,6 +31,16 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
             }
             Ok(())
         }),
+        #[cfg(feature = "dynamodb")]
+        StoreUrl::Dynamo(options) => {
+            let place = format!("DynamoDB table {}", options.table);
+            let made = crate::stores::dynamodb::migrate(options)?;
+            if args.json {
+                return output::json(&json!({ "store": place, "made": made, "server": false }));
+            }
+            let done = if made { "was made" } else { "is there" };
+            output::line(&format!("the {place} {done}"))
+        }
     }
 }
 

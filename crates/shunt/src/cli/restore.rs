@@ -6,7 +6,7 @@ use serde_json::json;
 use shunt_store::sqlite::{Progress as Step, SqliteStore};
 
 use crate::client::ApiClient;
-use crate::config::{Config, StoreUrl};
+use crate::config::Config;
 
 use super::exit::{Code, Failure};
 use super::output::{self, Progress};
@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
         let text = format!("there is no backup {}; check the path", args.file.display());
         return Err(Failure::error(Code::NoInput, text));
     }
-    if matches!(config.store.url, StoreUrl::Postgres(_) | StoreUrl::Shards(_)) {
+    if !config.store.url.is_embedded() {
         let text = "a backup is of the embedded store; PostgreSQL has pg_restore, and rows of an \
                     export come back with `shunt links import`";
         return Err(Failure::error(Code::Usage, text));

@@ -315,6 +315,9 @@ fn check_together(
     if let Some(why) = misplaced(&config.store.url, &config.store.replicas) {
         wrong("store.replicas", &why);
     }
+    if config.store.stats.is_some() && config.store.url.has_stats() {
+        wrong("store.stats", "this store keeps figures of clicks beside its links; leave it out");
+    }
     let legacy = &config.legacy;
     if legacy.urls.len() > 1 && legacy.nodes.len() != legacy.urls.len() {
         wrong("legacy.nodes", "there must be one name for each address of legacy.url");

@@ -104,6 +104,9 @@ pub struct StoreConfig {
     pub replicas: Vec<Replica>,
     /// Standbys that are further behind serve only when nothing else answers.
     pub max_lag: Duration,
+    /// Where roll-ups of clicks are, for links in a store that can't have them; nothing for
+    /// `clicks.db` in the data directory.
+    pub stats: Option<Box<PostgresOptions>>,
     /// The store that this one follows, asked about what is not here.
     pub previous: Option<StoreUrl>,
 }
@@ -386,8 +389,8 @@ impl Config {
     /// link commit.
     pub fn store_dir(&self) -> &Path {
         match &self.store.url {
-            StoreUrl::DataDir | StoreUrl::Postgres(_) | StoreUrl::Shards(_) => &self.data_dir,
             StoreUrl::Sqlite(dir) => dir,
+            _ => &self.data_dir,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use shunt_redis::RedisOptions;
+#[cfg(feature = "dynamodb")]
+use shunt_store::dynamodb::DynamoOptions;
 use shunt_store::postgres::PostgresOptions;
 use shunt_store::replicated::MOST_COPIES;
 use shunt_store::sharded::ShardOptions;
@@ -22,6 +24,9 @@ pub enum StoreUrl {
     Postgres(Box<PostgresOptions>),
     /// Several PostgreSQL databases on a ring.
     Shards(Vec<ShardOptions>),
+    /// A DynamoDB table.
+    #[cfg(feature = "dynamodb")]
+    Dynamo(Box<DynamoOptions>),
 }
 
 /// Which shared cache.
@@ -71,11 +76,42 @@ impl StoreUrl {
                 (name, format!("postgres://{address}"))
             }));
         }
+        if text.starts_with("dynamodb://") {
+            return Self::dynamo(text);
+        }
         Err(not_here(
             text,
-            &["dynamodb"],
+            &[],
             "sqlite:///path/links.db or postgres://user:password@host:5432/database",
         ))
+    }
+}
+
+impl StoreUrl {
+    #[cfg(feature = "dynamodb")]
+    fn dynamo(text: &str) -> Result<Self, String> {
+        let options = DynamoOptions::parse(text).map_err(|error| error.to_string())?;
+        Ok(Self::Dynamo(Box::new(options)))
+    }
+
+    #[cfg(not(feature = "dynamodb"))]
+    fn dynamo(_: &str) -> Result<Self, String> {
+        let why = "this build has no DynamoDB; build shunt with `--features dynamodb`";
+        Err(why.to_owned())
+    }
+
+    /// Whether the figures of clicks are beside the links.
+    pub(crate) const fn has_stats(&self) -> bool {
+        match self {
+            Self::DataDir | Self::Sqlite(_) | Self::Postgres(_) | Self::Shards(_) => true,
+            #[cfg(feature = "dynamodb")]
+            Self::Dynamo(_) => false,
+        }
+    }
+
+    /// Whether the links are in a file of this machine.
+    pub(crate) const fn is_embedded(&self) -> bool {
+        matches!(self, Self::DataDir | Self::Sqlite(_))
     }
 }
 

@@ -70,8 +70,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let deadline = || Deadline::after(Instant::now(), START_PATIENCE);
 
-    let feed = stores.feed.clone();
-    let (redis, sharing) = sharing::prepare(config, feed, &clock, mode).await?;
+    let (redis, sharing) = sharing::prepare(config, &stores, &clock, mode).await?;
     let ranges = Ranges::new(config, Arc::clone(&stores.leases), redis.as_ref());
     let ports = CodePorts {
         meta: Arc::clone(&stores.meta),
@@ -101,7 +100,7 @@ pub async fn build_app(config: &Config, base_url: &str, mode: OpenMode) -> anyho
             reader: Arc::clone(&earlier.reader),
             writer: Arc::clone(&earlier.writer),
             once: earlier.once.clone(),
-            query: Arc::clone(&stores.query),
+            query: stores.query.clone(),
             domains: Arc::clone(&stores.domains),
             domain_map: Arc::clone(&domains),
             clock: Arc::clone(&clock),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use shunt_domain::ports::{Bus, ChangeFeed, Clock, LinkCache};
+use shunt_domain::ports::{Bus, Clock, LinkCache};
 use shunt_engine::resolve::{Resolver, Sharing, SharingOptions};
 use shunt_http::metrics::Sample;
 use shunt_http::ops::Degraded;
@@ -15,9 +15,14 @@ use tokio::runtime::Runtime;
 
 use super::OpenMode;
 use crate::config::{CacheUrl, Config};
+use crate::stores::Stores;
 
 /// How long a command waits for Redis before it goes on without.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a link stays in L1 when the store has no feed of changes: a node that stopped between
+/// its write and telling of it is made up for then.
+const WITHOUT_FEED: Duration = Duration::from_secs(10);
 
 /// The connections to Redis, and what goes over them.
 #[derive(Clone, Debug)]
@@ -35,7 +40,7 @@ pub struct Redis {
 /// What is wrong with the settings.
 pub(super) async fn prepare(
     config: &Config,
-    feed: Option<Arc<dyn ChangeFeed>>,
+    stores: &Stores,
     clock: &Arc<dyn Clock>,
     mode: OpenMode,
 ) -> anyhow::Result<(Option<Redis>, Option<Sharing>)> {
@@ -43,12 +48,16 @@ pub(super) async fn prepare(
     let options = SharingOptions {
         l2_deadline: cache.l2_deadline,
         l2_ttl: cache.l2_ttl,
-        max_stale: cache.max_stale,
+        max_stale: match &stores.feed {
+            Some(_) => cache.max_stale,
+            None => cache.max_stale.min(WITHOUT_FEED),
+        },
         ..SharingOptions::default()
     };
+    let feed = stores.feed.clone();
     let CacheUrl::Redis(redis) = &cache.url else {
-        let alone = |feed| Sharing { l2: None, bus: None, feed: Some(feed), options };
-        return Ok((None, feed.map(alone)));
+        let sharing = Sharing { l2: None, bus: None, feed, options };
+        return Ok((None, (!stores.alone).then_some(sharing)));
     };
     let mut redis = redis.as_ref().clone();
     if let Some(path) = &cache.ca {
@@ -64,17 +73,18 @@ pub(super) async fn prepare(
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let Some(feed) = feed else {
+    if stores.alone {
         // One process has the store, and its L1 is all the cache there can be.
         return Ok((Some(Redis { handle, bus: None }), None));
-    };
+    }
     let bus = RedisBus::new(Arc::clone(&handle), &cache.prefix, random()?);
-    let l2 = cache.l2.then(|| {
+    // Without a feed nobody knows what the second tier was not told.
+    let l2 = (cache.l2 && feed.is_some()).then(|| {
         let (handle, clock) = (Arc::clone(&handle), Arc::clone(clock));
         Arc::new(RedisCache::new(handle, &cache.prefix, cache.l2_ttl, clock)) as Arc<dyn LinkCache>
     });
     let told = Arc::clone(&bus) as Arc<dyn Bus>;
-    let sharing = Sharing { l2, bus: Some(told), feed: Some(feed), options };
+    let sharing = Sharing { l2, bus: Some(told), feed, options };
     Ok((Some(Redis { handle, bus: Some(bus) }), Some(sharing)))
 }
 

@@ -5,6 +5,8 @@
 //! - one process at a time has a data directory, whatever the store is: its lock is taken first.
 
 pub(crate) mod copy;
+#[cfg(feature = "dynamodb")]
+pub(crate) mod dynamodb;
 pub(crate) mod earlier;
 pub(crate) mod import;
 pub(crate) mod plain;
@@ -39,8 +41,8 @@ pub struct Stores {
     pub writer: Arc<dyn LinkWriter>,
     /// Makes a link and its idempotency row in one transaction, where the store can.
     pub once: Option<Arc<dyn CreateOnce>>,
-    /// Lists and exports.
-    pub query: Arc<dyn LinkQuery>,
+    /// Lists and exports, where the store can (501 else).
+    pub query: Option<Arc<dyn LinkQuery>>,
     /// Numbers host names.
     pub domains: Arc<dyn DomainStore>,
     /// Idempotency rows.
@@ -55,6 +57,8 @@ pub struct Stores {
     pub leases: Arc<dyn HighWater>,
     /// Changes of links by all processes over this store, where there can be several.
     pub feed: Option<Arc<dyn ChangeFeed>>,
+    /// No other process can have the store while this one has it.
+    pub alone: bool,
     /// Roll-ups of clicks.
     pub rollups: Arc<dyn RollupStore>,
     /// This data directory's number.
@@ -125,7 +129,7 @@ impl Stores {
             redirects: port.clone(),
             writer: port.clone(),
             once: Some(port.clone()),
-            query: port.clone(),
+            query: Some(port.clone()),
             domains: port.clone(),
             idempotency: port.clone(),
             keys: port.clone(),
@@ -133,6 +137,7 @@ impl Stores {
             pool: port.clone(),
             leases: port,
             feed: None,
+            alone: true,
             rollups,
             node,
             backend,
@@ -151,6 +156,8 @@ impl Stores {
             }
             StoreUrl::Postgres(options) => replicated::open(config, options, mode).await,
             StoreUrl::Shards(_) => sharded::open(config, mode).await,
+            #[cfg(feature = "dynamodb")]
+            StoreUrl::Dynamo(options) => dynamodb::open(config, options, mode).await,
         }
     }
 }

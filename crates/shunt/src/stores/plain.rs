@@ -65,6 +65,11 @@ impl Plain {
         let dir = match url {
             StoreUrl::DataDir => &config.data_dir,
             StoreUrl::Sqlite(dir) => dir,
+            #[cfg(feature = "dynamodb")]
+            StoreUrl::Dynamo(_) => anyhow::bail!(
+                "a DynamoDB table is neither copied nor read as an earlier store; links come into \
+                 it with `shunt links import`"
+            ),
             StoreUrl::Postgres(options) => {
                 let place = format!("postgres at {}/{}", options.address(), options.database);
                 let store = PostgresStore::open((**options).clone())?;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use shunt_domain::ports::NodeId;
@@ -14,7 +13,7 @@ use shunt_store::postgres::{
 };
 use shunt_store::sqlite::DirLock;
 
-use super::shared::{latency, node_in_directory};
+use super::shared::{directory, latency};
 use super::{Backend, Checked, Stores, Tell};
 use crate::config::Config;
 use crate::serve::OpenMode;
@@ -75,23 +74,11 @@ pub(super) async fn open(
     let port = Arc::new(store.clone());
     let rollup_port = Arc::new(rollups.clone());
     let backend = Arc::new(Server { store, rollups, place, _lock: lock });
-    Ok(Stores { feed: Some(port.clone()), ..Stores::of(port, rollup_port, node, backend) })
-}
-
-/// Locks the data directory and reads its node's number.
-///
-/// # Errors
-/// What is in the way.
-pub(super) fn directory(config: &Config, mode: OpenMode) -> anyhow::Result<(DirLock, NodeId)> {
-    let dir = config.data_dir.as_path();
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("make the data directory {}", dir.display()))?;
-    let wait = match mode {
-        OpenMode::Serve { wait } => wait,
-        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
-    };
-    let lock = DirLock::acquire(dir, wait)?;
-    Ok((lock, node_in_directory(dir)?))
+    Ok(Stores {
+        feed: Some(port.clone()),
+        alone: false,
+        ..Stores::of(port, rollup_port, node, backend)
+    })
 }
 
 /// How this node uses a database.

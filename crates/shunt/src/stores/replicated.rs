@@ -46,6 +46,7 @@ pub(super) async fn open(
     Ok(Stores {
         reader: primary.clone(),
         feed: Some(primary),
+        alone: false,
         ..Stores::of(port, rollup_port, node, backend)
     })
 }

@@ -9,8 +9,9 @@ use shunt_store::postgres::{PostgresRollups, PostgresStore};
 use shunt_store::sharded::{ShardOptions, ShardedStore};
 use shunt_store::sqlite::DirLock;
 
-use super::postgres::{BACKUP, adjusted, directory, for_rollups, overdue, samples};
+use super::postgres::{BACKUP, adjusted, for_rollups, overdue, samples};
 use super::replicated::{NUMBERS, of_copies};
+use super::shared::directory;
 use super::{Backend, Checked, Stores, Tell};
 use crate::config::Config;
 use crate::serve::OpenMode;
@@ -39,7 +40,7 @@ pub(super) async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Stor
         writer: port.clone(),
         // A key's row lies elsewhere than its link.
         once: None,
-        query: port.clone(),
+        query: Some(port.clone()),
         domains: port.clone(),
         idempotency: port.clone(),
         keys: port.clone(),
@@ -47,6 +48,7 @@ pub(super) async fn open(config: &Config, mode: OpenMode) -> anyhow::Result<Stor
         pool: port.clone(),
         leases: port.clone(),
         feed: Some(port),
+        alone: false,
         rollups: Arc::new(rollups.clone()),
         node,
         backend: Arc::new(Shards { store, rollups, _lock: lock }),

@@ -9,6 +9,10 @@ use shunt_domain::Deadline;
 use shunt_domain::ports::{MetaStore, NodeId};
 use shunt_http::metrics::Sample;
 use shunt_store::histogram::Log2Histogram;
+use shunt_store::sqlite::DirLock;
+
+use crate::config::Config;
+use crate::serve::OpenMode;
 
 /// How long the small reads and writes at the start may take.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +24,22 @@ fn fresh_number() -> anyhow::Result<[u8; 8]> {
     let mut fresh = [0; 8];
     getrandom::fill(&mut fresh).context("get random numbers from the system")?;
     Ok(fresh)
+}
+
+/// Makes the data directory of a node whose links are elsewhere, takes it and reads its number.
+///
+/// # Errors
+/// What is in the way.
+pub(super) fn directory(config: &Config, mode: OpenMode) -> anyhow::Result<(DirLock, NodeId)> {
+    let dir = config.data_dir.as_path();
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("make the data directory {}", dir.display()))?;
+    let wait = match mode {
+        OpenMode::Serve { wait } => wait,
+        OpenMode::Existing | OpenMode::Create => Duration::ZERO,
+    };
+    let lock = DirLock::acquire(dir, wait)?;
+    Ok((lock, node_in_directory(dir)?))
 }
 
 /// The number of the data directory whose store this is, made at the first start.
@@ -41,7 +61,7 @@ pub(super) async fn node_in_store(store: &dyn MetaStore) -> anyhow::Result<NodeI
 ///
 /// # Errors
 /// What is in the way.
-pub(super) fn node_in_directory(dir: &Path) -> anyhow::Result<NodeId> {
+fn node_in_directory(dir: &Path) -> anyhow::Result<NodeId> {
     let path = dir.join(NODE_FILE);
     let found = match std::fs::read_to_string(&path) {
         Ok(text) => text,

@@ -16,6 +16,7 @@ use super::row;
 use super::session::{Param, Session};
 use super::statements;
 use super::store::missing;
+use crate::leases::let_go;
 
 /// The most codes in one row of the pool.
 const ROW_CODES: usize = 1_000;
@@ -149,25 +150,6 @@ async fn lease(session: &Session, args: &(Leases, u64)) -> Result<Option<Range>,
     leased(leases, row).map(Some)
 }
 
-/// Takes a rest out of the leases that this process holds, whose neighbours stay leased. `false`:
-/// it is no part of one. Anything else was given back already, or belongs to a life that is over:
-/// handing it out again could repeat a code.
-fn let_go(leases: &mut BTreeMap<u64, u64>, rest: Range) -> bool {
-    let held = leases.range(..=rest.start).next_back();
-    let Some((&start, &end)) = held.filter(|(_, end)| rest.end <= **end) else { return false };
-    if rest.start >= rest.end {
-        return false;
-    }
-    leases.remove(&start);
-    if start < rest.start {
-        leases.insert(start, rest.start);
-    }
-    if rest.end < end {
-        leases.insert(rest.end, end);
-    }
-    true
-}
-
 impl RangeLeases for PostgresStore {
     fn lease(&self, len: u64, deadline: Deadline) -> BoxFuture<'_, Outcome<Range, StoreError>> {
         let args = (Arc::clone(&self.inner.leases), len);
@@ -255,22 +237,5 @@ impl HighWater for PostgresStore {
         Box::pin(
             self.database().write(deadline, args, |args, session| Box::pin(raise(session, args))),
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_held_is_let_go_and_only_once() {
-        let mut leases = BTreeMap::from([(100, 200), (300, 310)]);
-        let mut go = |start, end| let_go(&mut leases, Range { start, end });
-        assert!(!go(90, 110) && !go(150, 201) && !go(250, 260) && !go(120, 120) && !go(0, 400));
-        assert!(go(150, 200));
-        assert!(!go(150, 200) && !go(140, 160));
-        assert!(go(120, 130));
-        assert!(go(100, 120) && go(130, 150) && go(300, 310));
-        assert!(leases.is_empty());
     }
 }

@@ -400,7 +400,7 @@ pub(crate) async fn service(base_url: &str) -> (AppState, Arc<Memory>) {
         reader: memory.clone(),
         writer: memory.clone(),
         once: None,
-        query: memory.clone(),
+        query: Some(memory.clone()),
         domains: memory.clone(),
         domain_map: Arc::default(),
         clock: clock.clone(),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::local;
 use crate::cli::output::Progress;
 use crate::client::{ApiClient, Need};
-use crate::config::{Config, StoreUrl};
+use crate::config::Config;
 
 use super::findings::Findings;
 use super::{machine, problems};
@@ -68,7 +68,7 @@ async fn ask(
         findings.wrong(&problems::STORE_DAMAGED, problem);
     }
     // A server's rows are not read one by one.
-    let embedded = matches!(config.store.url, StoreUrl::DataDir | StoreUrl::Sqlite(_));
+    let embedded = config.store.url.is_embedded();
     if found.is_empty() && embedded {
         let text = format!("{} links in {} rows, all sound", number("links"), number("rows"));
         findings.fine("store", text);
