@@ -176,12 +176,19 @@ fn the_page_is_walked_to_each_stage_and_back() {
     let page = std::fs::read_to_string(shunt_tests::tree::root().join("docs/scaling.md")).unwrap();
     let postgres = Postgres::setup().fast().start().unwrap();
     let standby = postgres.standby().unwrap();
+    let shard = |name: &str| {
+        let database = format!("shunt_{name}");
+        postgres.create_database(&database).unwrap();
+        let there = format!("shunt:PASSWORD@db-{name}.internal:5432/shunt");
+        (there, postgres.url(&database).replace("postgres://", ""))
+    };
+    let shards = ["a", "b", "c"].map(shard);
     let pooler = PgBouncer::setup().database("shunt", postgres.config()).start().unwrap();
     let redis = RedisCluster::start().unwrap();
     let node = Shunt::new().unwrap();
     let data = node.data().display().to_string();
     let address = |server: &str| format!("postgres://shunt:PASSWORD@{server}/shunt");
-    let names = vec![
+    let mut names = vec![
         ("sqlite:///var/lib/shunt/links.db".to_owned(), format!("sqlite://{data}/links.db")),
         (address("db.internal:5432"), postgres.url("shunt")),
         (address("db2.internal:5432"), standby.url("shunt")),
@@ -193,6 +200,7 @@ fn the_page_is_walked_to_each_stage_and_back() {
             redis.url(),
         ),
     ];
+    names.extend(shards);
     let mut walk = Walk {
         node,
         env: BTreeMap::new(),
@@ -211,7 +219,7 @@ fn the_page_is_walked_to_each_stage_and_back() {
             walk.run(line.trim());
         }
     }
-    assert!(walk.serves >= 10 && walk.copies >= 3, "{} {}", walk.serves, walk.copies);
+    assert!(walk.serves >= 12 && walk.copies >= 5, "{} {}", walk.serves, walk.copies);
     assert_eq!(walk.env.len(), 1, "every stage but the database has its way back: {:?}", walk.env);
     assert!(walk.node.metric("shunt_store_connections_made_total", "").unwrap() > 0.0);
 }
