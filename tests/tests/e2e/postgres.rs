@@ -38,7 +38,9 @@ fn refusal(node: &Shunt) -> (i32, String) {
 
 #[test]
 fn two_nodes_share_a_database_behind_pgbouncer() {
-    let postgres = server();
+    // As it is set up for use: the doctor finds nothing.
+    let postgres = Postgres::start().unwrap();
+    postgres.create_database(DATABASE).unwrap();
     let pooler = PgBouncer::setup().database(DATABASE, postgres.config()).start().unwrap();
     let (store, direct) = (pooler.url(DATABASE), postgres.url(DATABASE));
     let mut first = node(&store, &direct);

@@ -5,6 +5,7 @@
 //! that follows it is handed over.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -13,7 +14,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use shunt_domain::ports::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::Severity;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -22,7 +25,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{Fault, PostgresError};
 use super::options::{PostgresOptions, TlsMode};
-use super::pool::lock;
+use super::pool::{FIRST_PAUSE, lock};
 use super::statements;
 use super::stats::{PostgresStats, count};
 
@@ -211,6 +214,8 @@ pub(crate) struct Connector {
     timeout: Duration,
     address: String,
     stats: Arc<PostgresStats>,
+    /// Told when the server was seen to answer.
+    answers: Notify,
 }
 
 impl std::fmt::Debug for Connector {
@@ -234,7 +239,13 @@ impl Connector {
             Some(guide) => Way::Guided(guide),
             None => Way::Fixed(Box::new(Route::new(options)?)),
         };
-        Ok(Self { way, timeout: options.connect_timeout, address: options.address(), stats })
+        Ok(Self {
+            way,
+            timeout: options.connect_timeout,
+            address: options.address(),
+            stats,
+            answers: Notify::new(),
+        })
     }
 
     /// As [`Self::new`], for a pooler's console, which does not understand what a server does: it
@@ -249,6 +260,7 @@ impl Connector {
             timeout: options.connect_timeout,
             address: options.address(),
             stats: Arc::default(),
+            answers: Notify::new(),
         })
     }
 
@@ -271,7 +283,30 @@ impl Connector {
             Ok(_) => &self.stats.connections,
             Err(_) => &self.stats.failed_connections,
         });
+        if connected.is_ok() {
+            self.answered();
+        }
         connected
+    }
+
+    /// Waits between two attempts to connect, and no longer than until somebody else has had an
+    /// answer from the server: one that is back is not refused for the rest of a pause.
+    /// At least a little in any case: a server that ends connections at once is not asked in a
+    /// tight loop.
+    pub(super) async fn pause(&self, at_most: Duration) {
+        let begun = Instant::now();
+        let mut answered = pin!(self.answers.notified());
+        answered.as_mut().enable();
+        sleep_until(begun + at_most.min(FIRST_PAUSE)).await;
+        tokio::select! {
+            () = sleep_until(begun + at_most) => {}
+            () = answered => {}
+        }
+    }
+
+    /// The server has just answered.
+    pub(super) fn answered(&self) {
+        self.answers.notify_waiters();
     }
 
     async fn go(&self) -> Result<(Connected, JoinHandle<()>), Fault> {

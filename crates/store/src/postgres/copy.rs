@@ -127,9 +127,7 @@ impl Copy {
         };
         let took = begun.elapsed();
         *kept = Some(connected);
-        if let Some(readers) = self.readers.get() {
-            readers.it_answers();
-        }
+        self.connector.answered();
         Ok((Report::read(rows.first().ok_or_else(|| missing("a position"))?)?, took))
     }
 

@@ -21,7 +21,7 @@ use super::options::PostgresOptions;
 use super::overdue::Overdue;
 
 /// Pauses between two attempts to connect.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The pause after one of `pause`.
@@ -227,7 +227,7 @@ impl Pool {
                 break;
             }
             let next = longer(pause);
-            tokio::time::sleep(next).await;
+            self.connector.pause(next).await;
             pause = Some(next);
         }
         drop((probe, attempt));

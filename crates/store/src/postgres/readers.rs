@@ -104,8 +104,6 @@ pub(super) struct Readers {
     /// Changes whenever a connection comes or an attempt fails.
     news: watch::Sender<u64>,
     health: Health,
-    /// Told when the server was seen to answer: who pauses between attempts need not.
-    answers: Notify,
     gather: Arc<Gather<PointRead>>,
     clock: Instant,
     stall_timeout: Duration,
@@ -131,7 +129,6 @@ impl Readers {
             next: AtomicUsize::new(0),
             news: watch::Sender::new(0),
             health: Health::default(),
-            answers: Notify::new(),
             gather: Arc::new(Gather::new(slots * depth, options.reads_per_statement)),
             clock: Instant::now(),
             stall_timeout: options.stall_timeout,
@@ -190,18 +187,9 @@ impl Readers {
             // Also after a connection that ended: a server that ends them at once is not asked in
             // a tight loop.
             let next = longer(pause);
-            tokio::select! {
-                () = tokio::time::sleep(next) => {}
-                () = self.answers.notified() => {}
-            }
+            connector.pause(next).await;
             pause = Some(next);
         }
-    }
-
-    /// Somebody else has just had an answer from the server: connections that are missing are made
-    /// now, so that a server that is back is not refused for the rest of a pause.
-    pub(super) fn it_answers(&self) {
-        self.answers.notify_waiters();
     }
 
     /// The living connection with the least under way.

@@ -7,7 +7,7 @@
 //! Invariants:
 //! - one shard judges a key at any moment: a write that comes to another one is refused by that
 //!   database itself, and goes to the right one after a look at the map;
-//! - an answer that was read counts only if the map was confirmed less than [`LEASE`] ago, and
+//! - an answer that was read counts only if the map was confirmed less than `LEASE` ago, and
 //!   rows that were moved away stay for longer than that. A row (not its absence) of a shard with
 //!   standbys may be as old as they are behind, and so may be what they say of the map;
 //! - a shard that can't be reached is unavailable for its own keys only.

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// The file; `-` reads standard input
     #[arg(required_unless_present = "legacy")]
     file: Option<PathBuf>,
-    /// Take over the links of the other service that the settings name ([legacy]); goes on where
+    /// Take over the links of the other service that the settings under legacy name; goes on where
     /// it was stopped
     #[arg(long, conflicts_with_all = ["file", "format", "resume", "dry_run"])]
     pub(super) legacy: bool,
