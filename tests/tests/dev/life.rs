@@ -28,6 +28,8 @@ fn the_local_cluster_lives_through_faults_and_leaves_nothing_behind() {
     let mut dev = Dev::new();
     dev.up();
     everything_is_there(&dev);
+    let config = std::fs::read_to_string(dev.dir().join("shunt-1/shunt.toml")).unwrap();
+    assert!(config.contains("[cache]\nurl = \"redis-cluster://"), "{config}");
     assert_eq!(create(&dev, "first"), 201);
     redirects(&dev, &["first"]);
 

@@ -8,6 +8,7 @@ use shunt_cluster::{Citus, PgBouncer};
 use shunt_store::conformance::{Restart, Subject};
 use shunt_store::postgres::{PostgresOptions, migrate};
 use shunt_tests::citus::{DATABASE, SWITCH, own};
+use shunt_tests::switch::figure;
 use tokio_postgres::config::Host;
 
 use crate::kit::{Opens, options};
@@ -99,6 +100,10 @@ thread_local! {
 /// Does something with a cluster that [`subjects`] finds, if there is one.
 pub fn with_cluster(pooled: bool, work: impl FnOnce()) {
     let Some(cluster) = Cluster::find(pooled) else { return };
+    let said = cluster.psql("SELECT citus_version()");
+    let version = said.split(" on ").next().unwrap_or(&said);
+    let server = cluster.psql("SHOW server_version");
+    figure("Citus", &format!("{version}, PostgreSQL {server}"));
     CURRENT.set(Some(Arc::new(cluster)));
     work();
     CURRENT.set(None);

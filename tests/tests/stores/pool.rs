@@ -9,6 +9,7 @@ use shunt_cluster::Postgres;
 use shunt_domain::ports::CodePool;
 use shunt_engine::codes::{Allocator, CodePorts, CodeSettings, SourceKind};
 use shunt_store::postgres::{PostgresOptions, PostgresStore};
+use shunt_tests::switch::figure;
 
 use crate::cluster::Cluster;
 use crate::kit::{Servers, within};
@@ -75,7 +76,8 @@ fn filled_and_claimed(on: &str, options: impl Fn() -> PostgresOptions) {
     let firsts: HashSet<_> = rows.iter().map(|row| (&row[0], &row[1])).collect();
     assert_eq!(firsts.len(), rows.len(), "a row came twice");
     assert_eq!(rows.iter().map(Vec::len).sum::<usize>() as u64, codes, "codes were lost");
-    println!("{codes} codes on {on} filled in {filled:?}, claimed by 64 in {claimed:?}");
+    let text = format!("{codes} codes filled in {filled:?}, claimed by 64 in {claimed:?}");
+    figure(&format!("pool of codes on {on}"), &text);
     let most = Duration::from_secs(60);
     assert!(filled < most && claimed < most, "{filled:?}, {claimed:?}");
     for node in nodes {

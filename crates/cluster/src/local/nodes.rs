@@ -63,6 +63,9 @@ impl Local {
             Store::Postgres => self.on_postgres()?,
             Store::Shards => self.on_shards(),
         };
+        if let Some(redis) = &self.redis {
+            text += &format!("\n[cache]\nurl = \"{}\"\n", redis.url());
+        }
         node.config(&text)
     }
 
