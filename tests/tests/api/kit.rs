@@ -14,8 +14,8 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use shunt_domain::ports::{
     BoxFuture, Change, ChangeRefusal, Claim, Clock, CreateOnce, CreateRefusal, CreatedOnce,
-    HourRow, IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin, LedgerRow,
-    LinkWriter, NodeId, RenderCreated, RollupBatch, RollupRefusal, RollupStore, SeqRange, Totals,
+    IdempotencyScope, IdempotencyState, IdempotencyStore, IdempotentBegin, LinkWriter,
+    RenderCreated,
 };
 use shunt_domain::{
     Deadline, Link, LinkKey, LinkPatch, NewLink, Outcome, OwnerId, Scope, Scopes, StoreError,
@@ -32,6 +32,8 @@ use shunt_http::app::{App, AppState, Settings};
 use shunt_http::client::{Client, Transport};
 use shunt_store::sqlite::{SqliteOptions, SqliteStore};
 use tower::ServiceExt;
+
+use crate::figures::Figures;
 
 /// 2026-11-22T06:00:00Z: where every test's clock begins.
 pub(crate) const EPOCH: i64 = 1_795_327_200_000;
@@ -227,54 +229,6 @@ impl IdempotencyStore for Faults {
 
     fn purge(&self, before: Timestamp, d: Deadline) -> BoxFuture<'_, Outcome<u64, StoreError>> {
         self.store.purge(before, d)
-    }
-}
-
-/// Click figures as a test sets them.
-#[derive(Default)]
-pub(crate) struct Figures(pub(crate) Mutex<Vec<HourRow>>);
-
-fn now<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
-    Box::pin(std::future::ready(value))
-}
-
-impl RollupStore for Figures {
-    fn apply(&self, _: RollupBatch, _: Deadline) -> BoxFuture<'_, Outcome<(), RollupRefusal>> {
-        now(Outcome::Refused(RollupRefusal::Store(StoreError::Unsupported("roll-ups"))))
-    }
-
-    fn marks(&self, _: NodeId, _: Deadline) -> BoxFuture<'_, Result<Vec<SeqRange>, StoreError>> {
-        now(Ok(Vec::new()))
-    }
-
-    fn totals<'a>(
-        &'a self,
-        key: &'a LinkKey,
-        _: Deadline,
-    ) -> BoxFuture<'a, Result<Totals, StoreError>> {
-        let mut totals = Totals::default();
-        for row in self.0.lock().unwrap().iter().filter(|row| row.key == *key) {
-            totals.clicks += row.clicks;
-            totals.humans += row.humans;
-            totals.heads += row.heads;
-        }
-        now(Ok(totals))
-    }
-
-    fn hours<'a>(
-        &'a self,
-        key: &'a LinkKey,
-        from: i64,
-        to: i64,
-        _: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<HourRow>, StoreError>> {
-        let rows = self.0.lock().unwrap();
-        let rows = rows.iter().filter(|row| row.key == *key && (from..to).contains(&row.hour));
-        now(Ok(rows.cloned().collect()))
-    }
-
-    fn ledger(&self, _: Deadline) -> BoxFuture<'_, Result<Vec<LedgerRow>, StoreError>> {
-        now(Ok(Vec::new()))
     }
 }
 

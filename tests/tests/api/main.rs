@@ -10,6 +10,7 @@ mod access;
 mod admin;
 mod bad_input;
 mod bulk;
+mod figures;
 mod idempotency;
 mod kit;
 mod links;

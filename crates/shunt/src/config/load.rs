@@ -316,7 +316,7 @@ fn check_together(
         wrong("store.replicas", &why);
     }
     if config.store.stats.is_some() && config.store.url.has_stats() {
-        wrong("store.stats", "this store keeps figures of clicks beside its links; leave it out");
+        wrong("stats.store", "this store keeps figures of clicks beside its links; leave it out");
     }
     let legacy = &config.legacy;
     if legacy.urls.len() > 1 && legacy.nodes.len() != legacy.urls.len() {

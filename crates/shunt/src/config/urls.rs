@@ -217,7 +217,7 @@ pub(super) fn misplaced(url: &StoreUrl, replicas: &[Replica]) -> Option<String> 
                     .to_owned(),
             })
         }
-        StoreUrl::DataDir | StoreUrl::Sqlite(_) => Some(
+        _ => Some(
             "standbys belong to a database; store.url must be postgres://…, or store.shards given"
                 .to_owned(),
         ),

@@ -20,7 +20,7 @@ pub(super) fn s(text: impl Into<String>) -> AttributeValue {
 }
 
 /// A number.
-pub(super) fn n(number: impl ToString) -> AttributeValue {
+pub(super) fn n(number: impl Copy + ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 

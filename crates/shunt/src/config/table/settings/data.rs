@@ -144,26 +144,6 @@ pub(super) const PART: &[Setting] = &[
     ),
     setting!(
         secret
-        "store.stats",
-        "SHUNT_STATS_STORE",
-        Flag::No,
-        "",
-        "URL",
-        "Where the figures of clicks are kept when the links are in DynamoDB, which can't have \
-         them: a postgres://user:password@host:5432/database that all nodes share, or nothing for \
-         clicks.db in the data directory of each. With other stores they are beside the links.",
-        |config, raw| {
-            let stats = raw.text()?;
-            config.store.stats = match postgres(stats) {
-                _ if stats.is_empty() => None,
-                Some(options) => Some(Box::new(options?)),
-                None => return Err("write postgres://user:password@host:5432/database".to_owned()),
-            };
-            Ok(())
-        }
-    ),
-    setting!(
-        secret
         "store.previous",
         "SHUNT_STORE_PREVIOUS",
         Flag::No,

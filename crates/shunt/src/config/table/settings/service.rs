@@ -3,6 +3,7 @@
 use shunt_engine::codes::{Alphabet, AlphabetError};
 
 use super::super::super::parse::{Raw, boolean, count, millis, number, path, schemes, size, word};
+use super::super::super::urls::postgres;
 use super::super::super::{AllocatorKind, LogFormat, parse};
 use super::super::{Flag, Setting};
 use super::{KIB, MIB, MILLI, SECOND, TIB};
@@ -186,6 +187,26 @@ pub(super) const PART: &[Setting] = &[
         "true or false",
         "Whether that hash is left out for visitors who send Sec-GPC: 1 or DNT: 1.",
         to!(clicks.honour_gpc, boolean)
+    ),
+    setting!(
+        secret
+        "stats.store",
+        "SHUNT_STATS_STORE",
+        Flag::No,
+        "",
+        "URL",
+        "Where the figures of clicks are kept when the links are in DynamoDB, which can't have \
+         them: a postgres://user:password@host:5432/database that all nodes share, or nothing for \
+         clicks.db in the data directory of each. With other stores they are beside the links.",
+        |config, raw| {
+            let stats = raw.text()?;
+            config.store.stats = match postgres(stats) {
+                _ if stats.is_empty() => None,
+                Some(options) => Some(Box::new(options?)),
+                None => return Err("write postgres://user:password@host:5432/database".to_owned()),
+            };
+            Ok(())
+        }
     ),
     setting!(
         "stats.timezone",
