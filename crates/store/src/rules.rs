@@ -1,13 +1,27 @@
 //! What every store decides alike.
 
-use shunt_domain::ports::IdempotencyScope;
-use shunt_domain::{NewLink, Outcome, StoreError, Timestamp};
+use shunt_domain::ports::{Change, ChangeRefusal, IdempotencyScope};
+use shunt_domain::{Link, NewLink, Outcome, StoreError, Timestamp};
 
 /// Whether a link answers with its target at `now`, its limit aside.
 pub(crate) fn in_force(link: &NewLink, now: Timestamp) -> bool {
     link.enabled
         && link.valid_from.is_none_or(|from| from <= now)
         && link.expires_at.is_none_or(|end| end > now)
+}
+
+/// Whether a change may be made of this link. Somebody else's is as if it were not there.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_change(link: &Link, change: &Change) -> Result<(), ChangeRefusal> {
+    if change.owner.is_some_and(|owner| owner != link.data.owner) {
+        return Err(ChangeRefusal::NotFound);
+    }
+    if change.expected.is_some_and(|version| version != link.version) {
+        return Err(ChangeRefusal::Stale(link.version));
+    }
+    Ok(())
 }
 
 /// The most idempotency rows that one purge deletes.

@@ -20,7 +20,7 @@ use super::error::{Failure, bad_value};
 use super::item::{self, OPTIONAL, n, time};
 use super::recent::Recent;
 use super::table::Key;
-use crate::rules::{flatten, in_force};
+use crate::rules::{flatten, in_force, may_change};
 
 /// How often a change is tried that loses against others every time.
 const ROUNDS: u32 = 100;
@@ -120,13 +120,7 @@ async fn changeable(
     let Some(Stored::Link(link)) = find(session, &change.key).await? else {
         return Ok(Err(ChangeRefusal::NotFound));
     };
-    if change.owner.is_some_and(|owner| owner != link.data.owner) {
-        return Ok(Err(ChangeRefusal::NotFound));
-    }
-    if change.expected.is_some_and(|version| version != link.version) {
-        return Ok(Err(ChangeRefusal::Stale(link.version)));
-    }
-    Ok(Ok(*link))
+    Ok(may_change(&link, change).map(|()| *link))
 }
 
 fn contended() -> Failure {

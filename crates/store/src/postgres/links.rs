@@ -16,7 +16,7 @@ use super::row::{self, Record};
 use super::session::Session;
 use super::statements;
 use super::types::Micros;
-use crate::rules::{flatten, in_force};
+use crate::rules::{flatten, in_force, may_change};
 
 /// How often a change is tried that loses against others every time.
 const ROUNDS: u32 = 100;
@@ -36,13 +36,7 @@ async fn changeable(
     let Some(Stored::Link(link)) = find(session, &change.key).await? else {
         return Ok(Err(ChangeRefusal::NotFound));
     };
-    if change.owner.is_some_and(|owner| owner != link.data.owner) {
-        return Ok(Err(ChangeRefusal::NotFound));
-    }
-    if change.expected.is_some_and(|version| version != link.version) {
-        return Ok(Err(ChangeRefusal::Stale(link.version)));
-    }
-    Ok(Ok(*link))
+    Ok(may_change(&link, change).map(|()| *link))
 }
 
 fn contended() -> Failure {

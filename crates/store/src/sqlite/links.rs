@@ -14,7 +14,7 @@ use super::readers::Lane;
 use super::row::{COLUMNS, column, created_at, flags, stored, tags_text};
 use super::state::LinkState;
 use super::writer::{Tx, WriteOp};
-use crate::rules::{flatten, in_force};
+use crate::rules::{flatten, in_force, may_change};
 
 /// The SQL text of one row by its key.
 fn by_key_sql() -> &'static str {
@@ -310,13 +310,7 @@ fn changeable(
     let Some((id, Stored::Link(link))) = find(db, &change.key)? else {
         return Ok(Err(ChangeRefusal::NotFound));
     };
-    if change.owner.is_some_and(|owner| owner != link.data.owner) {
-        return Ok(Err(ChangeRefusal::NotFound));
-    }
-    if change.expected.is_some_and(|version| version != link.version) {
-        return Ok(Err(ChangeRefusal::Stale(link.version)));
-    }
-    Ok(Ok((id, *link)))
+    Ok(may_change(&link, change).map(|()| (id, *link)))
 }
 
 fn patch(
